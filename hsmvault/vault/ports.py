@@ -1,0 +1,233 @@
+"""What the vault needs from the HSM and from the store, in its own words.
+
+`hsm` and `store` satisfy these without importing them; mypy checks it in `server`,
+where they meet.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hsmvault.model.algorithms import Algorithm, KeySpec
+from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, RequestMark
+from hsmvault.model.records import StoredRecord, WrappedKey
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Fresh material: wrapped for every region asked for, and its public half."""
+
+    wrapped: tuple[WrappedKey, ...]
+    public_key: bytes
+    """SubjectPublicKeyInfo, DER; empty for oct keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """A key version that can be opened: what it is, and its wrapped bytes here."""
+
+    version: str
+    spec: KeySpec
+    public_key: bytes
+    wrapped: WrappedKey = field(repr=False)
+    mac: bytes = field(repr=False)
+    """The region's MAC over `wrapped.statement(vault_id)`; checked before opening."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """Output of an authenticated encryption."""
+
+    iv: bytes
+    """12 bytes, from the HSM's generator."""
+    ciphertext: bytes = field(repr=False)
+    tag: bytes
+    """16 bytes."""
+
+
+class Hsm(Protocol):
+    """One HSM partition, logged in, its keys checked. Safe to call from any thread.
+
+    Every method may raise NoFreeSession (all sessions leased until the bound) and
+    PartitionLost (device fault: this process is about to end).
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def generate(
+        self, version: str, spec: KeySpec, *, regions: Sequence[str]
+    ) -> Generated:
+        """Make material and wrap it for each region; nothing stays in the partition.
+
+        The own region gets it under its region key, others under the pair key towards
+        them. Raises NotSupported where the token cannot make or wrap such a key.
+        """
+
+    def self_test(self, material: Material) -> None:
+        """Open it and use it once. Raises WrappedKeyInvalid if it is not as it says."""
+
+    def sign(self, material: Material, algorithm: Algorithm, digest: bytes) -> bytes:
+        """Sign a digest. ECDSA answers raw r||s. RSA is verified before it answers."""
+
+    def verify(
+        self, material: Material, algorithm: Algorithm, digest: bytes, signature: bytes
+    ) -> bool: ...
+
+    def encrypt(
+        self, material: Material, algorithm: Algorithm, plaintext: bytes, aad: bytes
+    ) -> Sealed:
+        """Encrypt. iv and tag are empty for RSA."""
+
+    def decrypt(
+        self, material: Material, algorithm: Algorithm, sealed: Sealed, aad: bytes
+    ) -> bytes:
+        """Decrypt, or raise CiphertextInvalid, which says nothing more."""
+
+    def wrap(
+        self, material: Material, algorithm: Algorithm, plaintext: bytes
+    ) -> bytes: ...
+
+    def unwrap(
+        self, material: Material, algorithm: Algorithm, wrapped: bytes
+    ) -> bytes:
+        """Unwrap the caller's bytes, or raise CiphertextInvalid."""
+
+    def random(self, count: int) -> bytes:
+        """Return `count` bytes from the token's generator."""
+
+    def forget(self, versions: Sequence[str]) -> None:
+        """Destroy what is open of these versions; in-flight operations finish."""
+
+    def mac(self, statements: Sequence[bytes]) -> list[bytes]:
+        """MAC each statement with the region's integrity key: 32 bytes each."""
+
+    def check_macs(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Check (statement, mac) pairs in the HSM. Raises IntegrityFailure."""
+
+
+class PoolHsm(Protocol):
+    """What a partition does for the pool manager, besides serving."""
+
+    def rewrap(
+        self, spec: KeySpec, public_key: bytes, wrapped: WrappedKey
+    ) -> WrappedKey:
+        """Open what came under a pair key and wrap it under the own region key."""
+
+    def seal(self, material: Material, region: str) -> WrappedKey:
+        """Wrap an existing version for another region, under the pair key to it."""
+
+    def sign_statement(self, statement: bytes) -> bytes:
+        """ECDSA P-256 over SHA-256 of it with the identity key: raw r||s, 64 bytes."""
+
+    def drop_pair_keys(self, region: str) -> int:
+        """Destroy the pair keys to and from `region`; returns how many there were."""
+
+    def has_pair_keys(self, region: str) -> bool:
+        """Tell whether both pair keys with `region` are in this partition."""
+
+    def write_anchor(self, head: Head) -> None:
+        """Remember the newest head in the token. Never goes back within an epoch."""
+
+    def read_anchor(self) -> Head | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry to append and the state that it leaves behind.
+
+    `stored` is the new state of the resource; its revision must be exactly one more
+    than what the store holds (1: absent until now). A TOMBSTONE drops the state row of
+    the key, its versions' rows, and their wrapped keys for every region.
+    """
+
+    stored: StoredRecord
+    wrapped: tuple[tuple[WrappedKey, bytes], ...] = ()
+    """Wrapped keys to put, each with its MAC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """What a write was decided on, checked again inside its transaction."""
+
+    epoch: Epoch
+    """This region must be primary in this epoch."""
+    access_index: int | None = None
+    """Index of the last entry of ACCESS_KINDS; None: not decided on access."""
+    regions_index: int | None = None
+    """Index of the last REGION entry; None: not decided on the set of regions."""
+
+
+class Store(Protocol):
+    """The log and the state it adds up to. Safe to call from any thread."""
+
+    def changed(self) -> bool:
+        """Tell whether another connection committed since this thread last asked."""
+
+    def head(self) -> Head | None:
+        """The end of the log, or None before the first entry."""
+
+    def epoch(self) -> Epoch | None: ...
+
+    def entries(self, after: int, *, limit: int = 1000) -> list[Entry]:
+        """Entries with index > `after`, in order."""
+
+    def state(self, resource: str) -> StoredRecord | None:
+        """One resource. Raises IntegrityFailure when log and state disagree."""
+
+    def states(
+        self, kind: Kind, *, after: str = "", prefix: str = "", limit: int = 1000
+    ) -> list[StoredRecord]:
+        """State of one kind, ordered by resource, from beyond `after`."""
+
+    def wrapped(self, version: str, region: str) -> tuple[WrappedKey, bytes] | None:
+        """One wrapped key with its MAC."""
+
+    def last_index(self, kinds: Sequence[Kind]) -> int:
+        """Index of the last entry of one of these kinds; 0: none."""
+
+    def request(self, principal: str, method: str, request_id: str) -> (
+        RequestMark | None
+    ):
+        """The mark of an earlier request, if its entry is in the log."""
+
+    def commit(
+        self,
+        changes: Sequence[Change],
+        *,
+        expect: Expect,
+        time_ms: int,
+        request: RequestMark | None = None,
+        guard: Callable[[], None] | None = None,
+    ) -> Position:
+        """Append all changes, and apply them, in one durable transaction, or nothing.
+
+        Raises ChangedMeanwhile when a revision or an index is not as expected,
+        AlreadyExists for a revision 1 whose resource exists, and NotPrimary when this
+        region does not reign in `expect.epoch`. The request mark goes to the last
+        entry. Returns the position of the last entry.
+        """
+
+
+class Witness(Protocol):
+    """The region's other partitions, for the self-test of fresh material."""
+
+    def self_test(self, material: Material) -> bool:
+        """Have a healthy sibling open and use it; False: no sibling answers.
+
+        Raises WrappedKeyInvalid when a sibling could not use it.
+        """
+
+
+class Durability(Protocol):
+    """Waiting for other regions."""
+
+    def watermarks(self) -> Mapping[str, Position]:
+        """The durable watermark of each extended region, as last acknowledged."""
+
+
+class Clock(Protocol):
+    """Wall-clock time."""
+
+    def __call__(self) -> int:
+        """Unix time in milliseconds."""
