@@ -1,0 +1,1 @@
+"""Generated from proto/hsmvault/replication/v1 by scripts/proto: package hsmvault.replication.v1."""
