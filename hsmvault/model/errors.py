@@ -17,6 +17,7 @@ Anything that is not a VaultError is a bug: callers see INTERNAL and an incident
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 
@@ -106,6 +107,10 @@ class PrimaryUnavailable(WrongState):
 
 class LastAdministrator(WrongState):
     """The vault would be left without an Administrator at its root."""
+
+
+class LimitReached(WrongState):
+    """There are as many as there may be. Remove one first."""
 
 
 class RegionBusy(WrongState):
@@ -206,3 +211,29 @@ class ConfigurationError(Exception):
 
 class PinRejected(ConfigurationError):
     """The token refused the PIN. It was tried once and must not be tried again."""
+
+
+def by_reason(reason: str) -> type[VaultError] | None:
+    """Return the class whose reason this is; None: this release knows no such."""
+    return next((kind for kind in _tree(VaultError) if kind.reason == reason), None)
+
+
+def rebuilt(reason: str, message: str, facts: Mapping[str, str]) -> VaultError | None:
+    """Return an error as it was in another process; None: its reason is unknown."""
+    kind = by_reason(reason)
+    return None if kind is None else complete(kind, message, facts)
+
+
+def complete(
+    kind: type[VaultError], message: str, facts: Mapping[str, str]
+) -> VaultError:
+    """Make an error whose message is filled in: braces in it are only braces."""
+    error = kind(message.replace("{", "{{").replace("}", "}}"))
+    error.facts = dict(facts)
+    return error
+
+
+def _tree(root: type[VaultError]) -> Iterator[type[VaultError]]:
+    for child in root.__subclasses__():
+        yield child
+        yield from _tree(child)

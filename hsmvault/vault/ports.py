@@ -10,39 +10,12 @@ from typing import Protocol
 
 from hsmvault.model.algorithms import Algorithm, KeySpec
 from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, RequestMark
+
+# Known by these names here too: the rooms above speak of the vault's ports.
+from hsmvault.model.material import Generated as Generated  # noqa: PLC0414
+from hsmvault.model.material import Material as Material  # noqa: PLC0414
+from hsmvault.model.material import Sealed as Sealed  # noqa: PLC0414
 from hsmvault.model.records import StoredRecord, WrappedKey
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """Fresh material: wrapped for every region asked for, and its public half."""
-
-    wrapped: tuple[WrappedKey, ...]
-    public_key: bytes
-    """SubjectPublicKeyInfo, DER; empty for oct keys."""
-
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    """A key version that can be opened: what it is, and its wrapped bytes here."""
-
-    version: str
-    spec: KeySpec
-    public_key: bytes
-    wrapped: WrappedKey = field(repr=False)
-    mac: bytes = field(repr=False)
-    """The region's MAC over `wrapped.statement(vault_id)`; checked before opening."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """Output of an authenticated encryption."""
-
-    iv: bytes
-    """12 bytes, from the HSM's generator."""
-    ciphertext: bytes = field(repr=False)
-    tag: bytes
-    """16 bytes."""
 
 
 class Hsm(Protocol):
@@ -88,9 +61,7 @@ class Hsm(Protocol):
         self, material: Material, algorithm: Algorithm, plaintext: bytes
     ) -> bytes: ...
 
-    def unwrap(
-        self, material: Material, algorithm: Algorithm, wrapped: bytes
-    ) -> bytes:
+    def unwrap(self, material: Material, algorithm: Algorithm, wrapped: bytes) -> bytes:
         """Unwrap the caller's bytes, or raise CiphertextInvalid."""
 
     def random(self, count: int) -> bytes:
@@ -176,9 +147,21 @@ class Store(Protocol):
         """One resource. Raises IntegrityFailure when log and state disagree."""
 
     def states(
-        self, kind: Kind, *, after: str = "", prefix: str = "", limit: int = 1000
+        self,
+        kind: Kind,
+        *,
+        after: str = "",
+        prefix: str = "",
+        limit: int = 1000,
+        state: str | None = None,
     ) -> list[StoredRecord]:
-        """State of one kind, ordered by resource, from beyond `after`."""
+        """State of one kind, ordered by resource, from beyond `after`.
+
+        `state` keeps those whose record is in that state, as in "DELETED".
+        """
+
+    def reached(self, position: Position) -> bool:
+        """Tell whether this region is at or past it. Raises PositionLost."""
 
     def wrapped(self, version: str, region: str) -> tuple[WrappedKey, bytes] | None:
         """One wrapped key with its MAC."""
@@ -186,9 +169,9 @@ class Store(Protocol):
     def last_index(self, kinds: Sequence[Kind]) -> int:
         """Index of the last entry of one of these kinds; 0: none."""
 
-    def request(self, principal: str, method: str, request_id: str) -> (
-        RequestMark | None
-    ):
+    def request(
+        self, principal: str, method: str, request_id: str
+    ) -> RequestMark | None:
         """The mark of an earlier request, if its entry is in the log."""
 
     def commit(
@@ -231,3 +214,59 @@ class Clock(Protocol):
 
     def __call__(self) -> int:
         """Unix time in milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """How waiting for other regions ended."""
+
+    reached: bool
+    behind: tuple[str, ...] = ()
+    """The regions that have not acknowledged it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """How far one extended region has come, as the pool manager knows it."""
+
+    region: str
+    connected: bool
+    watermark: str
+    lag_entries: int
+    lag_ms: int
+    last_sync_ms: int
+    migration_percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """What the pool manager knows about the links of this region."""
+
+    primary_reachable: bool
+    """True in the primary itself."""
+    followers: tuple[Follower, ...] = ()
+    alarms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionState:
+    """How one partition of this region is."""
+
+    name: str
+    serving: bool
+    problem: str = ""
+    position: str = ""
+    open_keys: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalOrder:
+    """An administrator's signed order to remove a region."""
+
+    region: str
+    """The bare id."""
+    force: bool
+    time_ms: int
+    certificate: str
+    """PEM."""
+    signature: bytes = field(repr=False)
