@@ -1,0 +1,82 @@
+"""Tables are complete: no RPC without a permission, no error without a code."""
+
+import importlib
+import pkgutil
+
+import pytest
+from google.protobuf.descriptor import ServiceDescriptor
+
+import hsmvault.v1
+from hsmvault.api.permissions import RULES
+from hsmvault.api.status import CODES
+from hsmvault.model.access import BUILT_IN, FOR_EVERYONE, Permission
+from hsmvault.model.errors import VaultError
+from hsmvault.telemetry import LEVELS, Event
+from tests.architecture.house import PACKAGE
+
+# PKCS#11's table, the other border, has its own test beside hsm's.
+
+
+def _services() -> list[ServiceDescriptor]:
+    files = [
+        importlib.import_module(f"hsmvault.v1.{module.name}").DESCRIPTOR
+        for module in pkgutil.iter_modules(hsmvault.v1.__path__)
+        if module.name.endswith("_pb2")
+    ]
+    return [s for file in files for s in file.services_by_name.values()]
+
+
+def test_every_rpc_names_the_permission_it_needs() -> None:
+    """An RPC without a permission cannot run; one without an RPC is a lie."""
+    rpcs = {f"/{s.full_name}/{m.name}" for s in _services() for m in s.methods}
+
+    assert rpcs
+    assert rpcs == RULES.keys()
+
+
+def test_every_permission_is_asked_for_by_some_rpc() -> None:
+    """A permission that nothing asks for would be granted for nothing."""
+    asked = {p for rule in RULES.values() for p in rule.permissions}
+
+    assert set(Permission) - asked == set()
+
+
+def test_every_permission_is_granted_by_some_role() -> None:
+    granted = FOR_EVERYONE.union(*(role.permissions for role in BUILT_IN.values()))
+
+    assert granted == set(Permission)
+
+
+def test_every_group_of_errors_has_a_status_code() -> None:
+    """Callers act on the code, so no group may fall back to UNKNOWN."""
+    assert set(VaultError.__subclasses__()) == CODES.keys()
+
+
+def test_no_two_groups_of_errors_share_a_code() -> None:
+    """Groups are made by what the caller does next, and that is the code."""
+    assert len(set(CODES.values())) == len(CODES)
+
+
+@pytest.mark.parametrize("service", _services(), ids=lambda s: s.name)
+def test_every_message_of_an_rpc_is_of_the_public_package(
+    service: ServiceDescriptor,
+) -> None:
+    for method in service.methods:
+        for message in (method.input_type, method.output_type):
+            assert message.full_name.startswith("hsmvault.v1."), method.full_name
+
+
+def test_every_event_that_has_a_name_is_reported_somewhere() -> None:
+    """An event that nobody reports is one that an operator waits for in vain."""
+    text = "".join(p.read_text() for p in PACKAGE if p.name != "telemetry.py")
+
+    assert not [event for event in Event if f"Event.{event.name}" not in text]
+
+
+def test_what_needs_an_operator_is_reported_as_critical() -> None:
+    for event in (
+        Event.INTEGRITY_FAILED,
+        Event.LINK_STOPPED,
+        Event.PROCESS_NEEDS_OPERATOR,
+    ):
+        assert LEVELS[event] == "critical"
