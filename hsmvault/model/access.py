@@ -95,22 +95,21 @@ CRYPTO_OFFICER: Final = RoleDefinition(
 CRYPTO_USER: Final = RoleDefinition(
     "roleDefinitions/21dbd100-6940-42c2-9190-5d6cb909625b",
     "Managed HSM Crypto User",
-    frozenset(
-        {
-            Permission.KEYS_READ,
-            Permission.KEYS_WRITE,
-            Permission.KEYS_CREATE,
-            Permission.KEYS_ROTATE,
-            Permission.KEYS_DELETE,
-            Permission.KEYS_ENCRYPT,
-            Permission.KEYS_DECRYPT,
-            Permission.KEYS_WRAP,
-            Permission.KEYS_UNWRAP,
-            Permission.KEYS_SIGN,
-            Permission.KEYS_VERIFY,
-            Permission.RNG,
-        }
-    ),
+    _ROLES_READ
+    | {
+        Permission.KEYS_READ,
+        Permission.KEYS_WRITE,
+        Permission.KEYS_CREATE,
+        Permission.KEYS_ROTATE,
+        Permission.KEYS_DELETE,
+        Permission.KEYS_ENCRYPT,
+        Permission.KEYS_DECRYPT,
+        Permission.KEYS_WRAP,
+        Permission.KEYS_UNWRAP,
+        Permission.KEYS_SIGN,
+        Permission.KEYS_VERIFY,
+        Permission.RNG,
+    },
     "Makes, uses and deletes keys; cannot recover or purge them.",
 )
 

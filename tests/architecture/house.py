@@ -5,21 +5,21 @@ from pathlib import Path
 
 HOUSE = Path(__file__).parents[2]
 
-_LEFT_OUT = {"build", "dev", "regions", "__pycache__"}
-"""At the top: what tools and developers make here. Everywhere: compiled code."""
+_LEFT_OUT = {"build", "regions", "officer", "callers", "ca"}
+"""What tools and developers make here."""
 
 
-def _is_ours(path: Path) -> bool:
-    parts = path.relative_to(HOUSE).parts
-    return not (
-        "__pycache__" in parts
-        or parts[0] in _LEFT_OUT
-        or (parts[0].startswith(".") and parts[0] not in {".ci", ".gitignore"})
-        or parts[0].endswith(".egg-info")
-    )
+def _is_ours(top: Path) -> bool:
+    hidden = top.name.startswith(".") and top.name not in {".ci", ".gitignore"}
+    return not (hidden or top.name in _LEFT_OUT or top.name.endswith(".egg-info"))
 
 
-FILES = sorted(p for p in HOUSE.rglob("*") if p.is_file() and _is_ours(p))
+FILES = sorted(
+    path
+    for top in filter(_is_ours, HOUSE.iterdir())
+    for path in ([top] if top.is_file() else top.rglob("*"))
+    if path.is_file() and "__pycache__" not in path.parts
+)
 """Every file that is or will be committed."""
 
 GENERATED = {p for p in FILES if re.search(r"_pb2(_grpc)?\.pyi?$", p.name)}

@@ -43,8 +43,8 @@ MATRIX: dict[str, set[RoleDefinition]] = {
     "keys/deletedKeys/recover/action": {O},
     "keys/deletedKeys/delete": {O},
     "rng/action": {U},
-    "roleAssignments/read/action": {A, O, R},
-    "roleDefinitions/read/action": {A, O, R},
+    "roleAssignments/read/action": {A, O, U, R},
+    "roleDefinitions/read/action": {A, O, U, R},
     "roleAssignments/write/action": {A, O},
     "roleAssignments/delete/action": {A, O},
     # The vault's own, for regions: Azure keeps these in its control plane.

@@ -1,0 +1,260 @@
+"""Messages ↔ model, both ways, nothing else."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from hsmvault.model import algorithms
+from hsmvault.model.access import RoleDefinition
+from hsmvault.model.algorithms import Operation
+from hsmvault.model.errors import InvalidRequest
+from hsmvault.model.lifecycle import RegionState
+from hsmvault.model.records import (
+    AssignmentRecord,
+    KeyRecord,
+    PartitionCard,
+    RegionRecord,
+    VersionRecord,
+)
+from hsmvault.v1 import resources_pb2 as pb
+from hsmvault.vault.checked import Found
+from hsmvault.vault.settings import KeyPatch, KeySettings
+
+REQUEST_ID_MAX: Final = 64
+SEAL_BYTES: Final = 8
+SECONDS_MAX: Final = 253_402_300_799
+"""The last second of the year 9999, where google.protobuf.Timestamp ends."""
+
+
+def timestamp(time_ms: int) -> Timestamp | None:
+    """Write a time; None where it is not set."""
+    if not time_ms:
+        return None
+    return Timestamp(seconds=time_ms // 1000, nanos=time_ms % 1000 * 1_000_000)
+
+
+def milliseconds(time: Timestamp) -> int:
+    """Read a time, or raise InvalidRequest. What is finer than ms is cut off."""
+    if not 0 <= time.seconds <= SECONDS_MAX or not 0 <= time.nanos < 1e9:  # noqa: PLR2004
+        raise InvalidRequest("a time must lie between 1970 and the year 9999")
+    return time.seconds * 1000 + time.nanos // 1_000_000
+
+
+def spec_message(spec: algorithms.KeySpec) -> pb.KeySpec:
+    """Write a key's type and size."""
+    return pb.KeySpec(type=spec.type, bits=spec.bits, curve=spec.curve or "")
+
+
+def key(found: Found[KeyRecord]) -> pb.Key:
+    """Write a key."""
+    record = found.record
+    return pb.Key(
+        name=record.name,
+        incarnation=record.incarnation,
+        spec=spec_message(record.spec),
+        operations=sorted(record.operations),
+        current_version=f"{record.name}/versions/{record.current}",
+        enabled=record.enabled,
+        not_before_time=timestamp(record.not_before_ms),
+        expire_time=timestamp(record.expire_ms),
+        tags=dict(record.tags),
+        deletion_protection=record.deletion_protection,
+        state=pb.Key.State.Value(record.state),
+        create_time=timestamp(record.create_ms),
+        update_time=timestamp(record.update_ms),
+        delete_time=timestamp(record.delete_ms),
+        purge_time=timestamp(record.purge_ms),
+        etag=found.etag,
+        position=str(found.position),
+    )
+
+
+def version(found: Found[VersionRecord], *, current: str) -> pb.KeyVersion:
+    """Write a version; `current` is the id of its key's current one."""
+    record = found.record
+    return pb.KeyVersion(
+        name=f"{record.key}/versions/{record.version}",
+        spec=spec_message(record.spec),
+        enabled=record.enabled,
+        state=pb.KeyVersion.State.Value(record.state),
+        current=record.version == current,
+        regions=[f"regions/{region}" for region in record.regions],
+        create_time=timestamp(record.create_ms),
+        update_time=timestamp(record.update_ms),
+        etag=found.etag,
+        position=str(found.position),
+    )
+
+
+def assignment(found: Found[AssignmentRecord]) -> pb.RoleAssignment:
+    """Write a role assignment."""
+    record = found.record
+    return pb.RoleAssignment(
+        name=record.name,
+        principal=record.principal,
+        role_definition=record.role_definition,
+        scope=record.scope,
+        create_time=timestamp(record.create_ms),
+        author=record.author,
+        etag=found.etag,
+        position=str(found.position),
+    )
+
+
+def role(definition: RoleDefinition) -> pb.RoleDefinition:
+    """Write a role definition."""
+    return pb.RoleDefinition(
+        name=definition.name,
+        title=definition.title,
+        description=definition.description,
+        permissions=sorted(definition.permissions),
+        built_in=definition.built_in,
+    )
+
+
+def region(found: Found[RegionRecord]) -> pb.Region:
+    """Write a region."""
+    record = found.record
+    return pb.Region(
+        name=record.name,
+        state=pb.Region.State.Value(record.state),
+        primary=record.primary,
+        zone=record.zone,
+        endpoint=record.endpoint,
+        partitions=[
+            pb.Partition(name=p.name, endpoint=endpoint, identity=p.identity)
+            for p, endpoint in zip(
+                record.partitions, record.partition_endpoints, strict=True
+            )
+        ],
+        private_endpoint=record.private_endpoint,
+        certificate=record.certificate,
+        problem=record.problem,
+        create_time=timestamp(record.create_ms),
+        update_time=timestamp(record.update_ms),
+        etag=found.etag,
+        position=str(found.position),
+    )
+
+
+def region_record(message: pb.Region, *, now_ms: int) -> RegionRecord:
+    """Read a region that is to be added: all that its card says."""
+    return RegionRecord(
+        name=message.name,
+        revision=1,
+        state=RegionState.PREPROVISIONING,
+        primary=False,
+        zone=message.zone,
+        endpoint=message.endpoint,
+        partition_endpoints=tuple(p.endpoint for p in message.partitions),
+        private_endpoint=message.private_endpoint,
+        partitions=tuple(PartitionCard(p.name, p.identity) for p in message.partitions),
+        certificate=message.certificate,
+        create_ms=now_ms,
+        update_ms=now_ms,
+    )
+
+
+def settings(message: pb.Key) -> KeySettings:
+    """Read what a new key is to be like."""
+    return KeySettings(
+        operations=operations(message.operations),
+        enabled=message.enabled if message.HasField("enabled") else True,
+        not_before_ms=milliseconds(message.not_before_time),
+        expire_ms=milliseconds(message.expire_time),
+        tags=tags(message),
+        deletion_protection=message.deletion_protection,
+    )
+
+
+_PATCHES: Final[Mapping[str, Callable[[pb.Key], tuple[str, Any]]]] = {
+    "enabled": lambda m: ("enabled", m.enabled),
+    "not_before_time": lambda m: ("not_before_ms", milliseconds(m.not_before_time)),
+    "expire_time": lambda m: ("expire_ms", milliseconds(m.expire_time)),
+    "tags": lambda m: ("tags", tags(m)),
+    "operations": lambda m: ("operations", operations(m.operations)),
+    "deletion_protection": lambda m: ("deletion_protection", m.deletion_protection),
+}
+
+
+def patch(message: pb.Key, mask: FieldMask) -> KeyPatch:
+    """Read what an update changes, or raise InvalidRequest."""
+    names = paths(message, mask, known=list(_PATCHES))
+    return KeyPatch(**dict(_PATCHES[name](message) for name in names))
+
+
+def paths(message: Message, mask: FieldMask, *, known: Sequence[str]) -> list[str]:
+    """Return the fields to change: those of the mask, or those that are set."""
+    if not mask.paths:
+        given = {field.name for field, _ in message.ListFields()}
+        named = [name for name in known if name in given]
+    else:
+        named = list(dict.fromkeys(mask.paths))
+    odd = [name for name in named if name not in known]
+    if odd or not named:
+        raise InvalidRequest(
+            "update_mask names {odd}; it can name {known}",
+            odd=", ".join(odd)[:200] or "nothing",
+            known=", ".join(known),
+        )
+    return named
+
+
+def operations(names: Iterable[str]) -> frozenset[Operation]:
+    """Read key operations, or raise InvalidRequest."""
+    try:
+        return frozenset(Operation(name) for name in names)
+    except ValueError as error:
+        raise InvalidRequest(
+            "unknown operation among {given}; known are {known}",
+            given=", ".join(names)[:200],
+            known=", ".join(Operation),
+        ) from error
+
+
+def tags(message: pb.Key) -> tuple[tuple[str, str], ...]:
+    """Read tags, in the order of their names."""
+    return tuple(sorted(message.tags.items()))
+
+
+def request_id(given: str) -> str:
+    """Check a request id, or raise InvalidRequest."""
+    if len(given) > REQUEST_ID_MAX or not given.isascii() or not given.isprintable():
+        raise InvalidRequest(
+            "request_id is at most {most} printable ASCII characters; a UUID is best",
+            most=REQUEST_ID_MAX,
+        )
+    return given
+
+
+def page_token(*about: str, last: str) -> str:
+    """Make the token that continues after `last`, for this very listing."""
+    return base64.urlsafe_b64encode(_seal(about, last) + last.encode()).decode("ascii")
+
+
+def page_start(token: str, *about: str) -> str:
+    """Return where a listing goes on, or raise InvalidRequest."""
+    if not token:
+        return ""
+    try:
+        raw = base64.b64decode(token, altchars=b"-_", validate=True)
+        last = raw[SEAL_BYTES:].decode()
+        if raw[:SEAL_BYTES] == _seal(about, last):
+            return last
+    except ValueError:
+        # Neither base64 nor text: refused like any other that is not ours.
+        pass
+    raise InvalidRequest(
+        "page_token is not one of this listing; take it, unchanged, from the answer "
+        "before, and ask with the same parameters"
+    )
+
+
+def _seal(about: Sequence[str], last: str) -> bytes:
+    # Against mistakes, not against attack: a caller may begin a listing anywhere.
+    return hashlib.sha256("\0".join((*about, last)).encode()).digest()[:SEAL_BYTES]

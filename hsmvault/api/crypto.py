@@ -1,0 +1,129 @@
+"""CryptoService: the use of keys. The hot path: parse, call, convert."""
+
+from hsmvault.api.dispatch import Call
+from hsmvault.api.permissions import key_or_version
+from hsmvault.v1 import crypto_service_pb2 as pb
+from hsmvault.v1.resources_pb2 import Served
+from hsmvault.vault.crypto import Crypto
+from hsmvault.vault.ports import Sealed
+from hsmvault.vault.view import View
+
+
+class CryptoServicer:
+    """One method per RPC of CryptoService."""
+
+    def __init__(self, crypto: Crypto, *, region: str, partition: str) -> None:
+        self._crypto = crypto
+        self._region = region
+        self._partition = partition
+        self._last: tuple[str, Served] = ("", Served())
+
+    def _served(self, view: View) -> Served:
+        """Where and at which position; one message serves until the position moves."""
+        position, served = self._last
+        if position != view.served:
+            served = Served(
+                region=self._region, partition=self._partition, position=view.served
+            )
+            self._last = (view.served, served)
+        return served
+
+    def sign(self, request: pb.SignRequest, call: Call) -> pb.SignResponse:
+        key, version = key_or_version(request.name)
+        algorithm = request.algorithm
+        name, signature = self._crypto.sign(key, version, algorithm, request.digest)
+        return pb.SignResponse(
+            name=name,
+            algorithm=algorithm,
+            signature=signature,
+            served=self._served(call.view),
+        )
+
+    def verify(self, request: pb.VerifyRequest, call: Call) -> pb.VerifyResponse:
+        name, valid = self._crypto.verify(
+            *key_or_version(request.name),
+            request.algorithm,
+            request.digest,
+            request.signature,
+        )
+        return pb.VerifyResponse(
+            name=name,
+            algorithm=request.algorithm,
+            valid=valid,
+            served=self._served(call.view),
+        )
+
+    def encrypt(self, request: pb.EncryptRequest, call: Call) -> pb.EncryptResponse:
+        name, sealed = self._crypto.encrypt(
+            *key_or_version(request.name),
+            request.algorithm,
+            request.plaintext,
+            request.additional_authenticated_data,
+        )
+        return pb.EncryptResponse(
+            name=name,
+            algorithm=request.algorithm,
+            ciphertext=sealed.ciphertext,
+            iv=sealed.iv,
+            tag=sealed.tag,
+            served=self._served(call.view),
+        )
+
+    def decrypt(self, request: pb.DecryptRequest, call: Call) -> pb.DecryptResponse:
+        name, plaintext = self._crypto.decrypt(
+            *key_or_version(request.name),
+            request.algorithm,
+            Sealed(request.iv, request.ciphertext, request.tag),
+            request.additional_authenticated_data,
+        )
+        return pb.DecryptResponse(
+            name=name,
+            algorithm=request.algorithm,
+            plaintext=plaintext,
+            served=self._served(call.view),
+        )
+
+    def wrap_key(self, request: pb.WrapKeyRequest, call: Call) -> pb.WrapKeyResponse:
+        name, wrapped = self._crypto.wrap(
+            *key_or_version(request.name), request.algorithm, request.plaintext
+        )
+        return pb.WrapKeyResponse(
+            name=name,
+            algorithm=request.algorithm,
+            wrapped=wrapped,
+            served=self._served(call.view),
+        )
+
+    def unwrap_key(
+        self, request: pb.UnwrapKeyRequest, call: Call
+    ) -> pb.UnwrapKeyResponse:
+        name, plaintext = self._crypto.unwrap(
+            *key_or_version(request.name), request.algorithm, request.wrapped
+        )
+        return pb.UnwrapKeyResponse(
+            name=name,
+            algorithm=request.algorithm,
+            plaintext=plaintext,
+            served=self._served(call.view),
+        )
+
+    def generate_data_key(
+        self, request: pb.GenerateDataKeyRequest, call: Call
+    ) -> pb.GenerateDataKeyResponse:
+        name, algorithm, plaintext, wrapped = self._crypto.data_key(
+            *key_or_version(request.name), request.algorithm, request.bytes
+        )
+        return pb.GenerateDataKeyResponse(
+            name=name,
+            algorithm=algorithm,
+            plaintext=plaintext,
+            wrapped=wrapped,
+            served=self._served(call.view),
+        )
+
+    def get_random_bytes(
+        self, request: pb.GetRandomBytesRequest, call: Call
+    ) -> pb.GetRandomBytesResponse:
+        return pb.GetRandomBytesResponse(
+            data=self._crypto.random(request.count), served=self._served(call.view)
+        )

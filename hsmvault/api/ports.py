@@ -1,0 +1,45 @@
+"""What the edge needs from the other processes of this region and from other regions.
+
+The room `local` satisfies these; mypy checks it in `server`, where they meet.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from hsmvault.model.log import Position
+from hsmvault.regions.ports import Executed
+from hsmvault.vault.ports import Awaited, PartitionState, RemovalOrder, Replication
+
+
+class Manager(Protocol):
+    """The region's pool manager. Every method may raise Unavailable."""
+
+    def forward(
+        self, method: str, request: bytes, *, principal: str, seconds: float
+    ) -> Executed:
+        """Have the primary run a call on behalf of `principal`.
+
+        Raises PrimaryUnknown or PrimaryUnavailable when it certainly did not run;
+        Unavailable when nobody knows.
+        """
+
+    def await_watermark(
+        self, position: Position, *, regions: int, seconds: float
+    ) -> Awaited:
+        """Wait until so many extended regions hold `position` (-1: all of them)."""
+
+    def replication(self) -> Replication:
+        """What the manager knows about its links."""
+
+    def add_region(self, record: bytes, *, principal: str) -> Executed:
+        """Start adding a region. `response` is the RegionRecord that was logged."""
+
+    def remove_region(self, order: RemovalOrder, *, principal: str) -> Executed:
+        """Start removing a region. `response` is the RegionRecord that was logged."""
+
+
+class Partitions(Protocol):
+    """The partitions of this region, this one included."""
+
+    def states(self) -> Sequence[PartitionState]:
+        """How each is, in their order; those that do not answer are not serving."""

@@ -1,0 +1,274 @@
+"""The public services as one handler: which RPC, in which pool, behind the guard."""
+
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from hsmvault.api.access import AccessServicer
+from hsmvault.api.crypto import CryptoServicer
+from hsmvault.api.dispatch import MIN_POSITION, Endpoint, Guard
+from hsmvault.api.forwarding import Writes
+from hsmvault.api.health import Attendant
+from hsmvault.api.keys import KeyServicer
+from hsmvault.api.permissions import RULES
+from hsmvault.api.pools import BoundedPool
+from hsmvault.api.ports import Manager, Partitions
+from hsmvault.api.regions import RegionServicer
+from hsmvault.api.status import abort, status_of
+from hsmvault.model.errors import Overloaded
+from hsmvault.regions.ports import Executed
+from hsmvault.v1 import (
+    access_service_pb2,
+    crypto_service_pb2,
+    key_service_pb2,
+    region_service_pb2,
+)
+from hsmvault.vault.access import AccessKeeper
+from hsmvault.vault.catalogue import Catalogue
+from hsmvault.vault.crypto import Crypto
+from hsmvault.vault.keys import KeyMaker
+from hsmvault.vault.life import KeyLife
+from hsmvault.vault.memory import Memory
+from hsmvault.vault.ports import Clock, Hsm, Store, Witness
+from hsmvault.vault.writing import Writer
+
+SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
+    key_service_pb2.DESCRIPTOR.services_by_name["KeyService"],
+    crypto_service_pb2.DESCRIPTOR.services_by_name["CryptoService"],
+    access_service_pb2.DESCRIPTOR.services_by_name["AccessService"],
+    region_service_pb2.DESCRIPTOR.services_by_name["RegionService"],
+)
+MESSAGE_BYTES: Final = 256 * 1024
+"""Twice 64 KiB, plaintext and additional data, and room for the rest."""
+WAIT_FOR_POSITION: Final = "/hsmvault.v1.RegionService/WaitForPosition"
+WAITING_THREADS: Final = 16
+WAITING_MAX: Final = 256
+"""Calls that run or queue in the waiting pool before more are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is taken on."""
+
+    message_bytes: int = MESSAGE_BYTES
+    metadata_bytes: int = 16 * 1024
+    waiting_threads: int = WAITING_THREADS
+    waiting_max: int = WAITING_MAX
+
+
+def server_options(limits: Limits) -> list[tuple[str, int]]:
+    """Channel arguments that every public server wants, besides its listening."""
+    return [
+        # The guard says it better than gRPC; this is for what is far beyond.
+        ("grpc.max_receive_message_length", 2 * limits.message_bytes),
+        ("grpc.max_metadata_size", limits.metadata_bytes),
+        # Our client finds black holes by pings, also between calls.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 200),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.max_concurrent_streams", 1024),
+    ]
+
+
+def now_ms() -> int:
+    """Wall-clock time."""
+    return time.time_ns() // 1_000_000
+
+
+def new_id() -> str:
+    """128 random bits in hex. From the system: names are no secrets."""
+    return secrets.token_hex(16)
+
+
+class Services:
+    """Everything a public server serves. Give it to as many servers as there are."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        endpoints: Mapping[str, Endpoint],
+        *,
+        memory: Memory,
+        limits: Limits,
+    ) -> None:
+        self.memory = memory
+        self._guard = guard
+        self._endpoints = endpoints
+        # Apart: anybody with a certificate may wait for a position that never comes,
+        # and must not keep others from writing by it.
+        self._waiting, self._writing = (
+            BoundedPool(
+                limits.waiting_threads, name=name, pending_max=limits.waiting_max
+            )
+            for name in ("waiting", "writing")
+        )
+        names = [service.full_name for service in SERVICES]
+        self.attendant = Attendant(names)
+        self.options = server_options(limits)
+        self._handler = _Handler(
+            guard, endpoints.values(), self._waiting, self._writing
+        )
+
+    def add_to(self, server: grpc.Server) -> None:
+        """Have a server serve all of it, health and reflection included."""
+        server.add_generic_rpc_handlers((self._handler, *self.attendant.handlers))
+
+    def set_serving(self, *, serving: bool) -> None:
+        """Say by health whether calls are welcome here. At first they are not."""
+        self.attendant.set_serving(serving=serving)
+
+    def execute(
+        self,
+        method: str,
+        request: bytes,
+        *,
+        principal: str,
+        via_region: str,
+        seconds: float = 30.0,
+    ) -> Executed:
+        """Run a call that another region forwarded, on its word for the principal."""
+        return self._guard.execute(
+            self._endpoints.get(method),
+            request,
+            principal=principal,
+            via_region=via_region,
+            seconds=seconds,
+        )
+
+    def close(self) -> None:
+        """End the pools, once no server uses them any more."""
+        self.memory.close()
+        for pool in (self._waiting, self._writing):
+            pool.shutdown(wait=True, cancel_futures=True)
+        self.attendant.close()
+
+
+class _Handler(grpc.GenericRpcHandler):
+    """Finds an RPC's behaviour: for serving, for writing, or where it may wait."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        endpoints: Iterable[Endpoint],
+        waiting: BoundedPool,
+        writing: BoundedPool,
+    ) -> None:
+        self._waiting = waiting
+        self._writing = writing
+        self._serving: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._working: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._patient: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        for endpoint in endpoints:
+            method = endpoint.method
+            self._patient[method] = _patient(guard, endpoint, waiting)
+            if not endpoint.rule.waits:
+                self._serving[method] = grpc.unary_unary_rpc_method_handler(
+                    guard.behaviour(endpoint, waits=False)
+                )
+            elif method != WAIT_FOR_POSITION:
+                self._working[method] = _patient(guard, endpoint, writing)
+        self._full: grpc.RpcMethodHandler[Any, Any] = (
+            grpc.unary_unary_rpc_method_handler(_refuse)
+        )
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Return the behaviour; gRPC answers UNIMPLEMENTED where there is none."""
+        method = handler_call_details.method
+        handler = self._serving.get(method)
+        waits = any(
+            name == MIN_POSITION for name, _ in handler_call_details.invocation_metadata
+        )
+        if handler is not None and not waits:
+            return handler
+        handler, pool = self._working.get(method), self._writing
+        if handler is None or waits:
+            handler, pool = self._patient.get(method), self._waiting
+        return self._full if handler is not None and pool.full else handler
+
+
+def _patient(
+    guard: Guard, endpoint: Endpoint, pool: BoundedPool
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    """Make the behaviour that may wait, in `pool`."""
+    behaviour: Any = guard.behaviour(endpoint, waits=True)
+    behaviour.experimental_thread_pool = pool
+    return grpc.unary_unary_rpc_method_handler(behaviour)
+
+
+def _refuse(_request: bytes, context: grpc.ServicerContext) -> bytes:
+    abort(
+        context,
+        status_of(
+            Overloaded(
+                "too many calls are waiting here; come back, or ask another partition"
+            )
+        ),
+    )
+
+
+def build(
+    *,
+    region: str,
+    partition: str,
+    store: Store,
+    hsm: Hsm,
+    witness: Witness,
+    manager: Manager,
+    partitions: Partitions,
+    memory: Memory | None = None,
+    limits: Limits | None = None,
+    clock: Clock = now_ms,
+) -> Services:
+    """Wire the vault behind its services, for one partition of one region."""
+    limits = limits or Limits()
+    memory = memory or Memory(store, hsm, region=region)
+    writer = Writer(store, hsm, memory, clock)
+    catalogue = Catalogue(store, memory)
+    servicers: dict[str, object] = {
+        "KeyService": KeyServicer(
+            KeyMaker(store, hsm, witness, memory, writer, clock, new_id),
+            KeyLife(memory, catalogue, writer, clock),
+            catalogue,
+            memory,
+        ),
+        "CryptoService": CryptoServicer(
+            Crypto(hsm, memory, clock), region=region, partition=partition
+        ),
+        "AccessService": AccessServicer(
+            AccessKeeper(store, memory, writer, clock, new_id)
+        ),
+        "RegionService": RegionServicer(memory, manager, partitions, clock),
+    }
+    guard = Guard(
+        memory,
+        Writes(memory, manager),
+        partition=partition,
+        message_bytes=limits.message_bytes,
+    )
+    return Services(guard, _endpoints(servicers), memory=memory, limits=limits)
+
+
+def _endpoints(servicers: Mapping[str, object]) -> dict[str, Endpoint]:
+    """Pair every RPC with its rule and its body; fails at start if one is missing."""
+    endpoints = {}
+    for service in SERVICES:
+        for method in service.methods:
+            path = f"/{service.full_name}/{method.name}"
+            body = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
+            endpoints[path] = Endpoint(
+                path,
+                RULES[path],
+                GetMessageClass(method.input_type),
+                getattr(servicers[service.name], body),
+                trailing=service.name != "CryptoService",
+            )
+    return endpoints

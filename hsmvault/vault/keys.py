@@ -1,0 +1,186 @@
+"""Making keys and versions of them, in numbered steps whose order is the design."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from hsmvault.model.algorithms import KeySpec
+from hsmvault.model.errors import AlreadyExists, KeyNotEnabled, NotFound
+from hsmvault.model.lifecycle import KeyState, VersionState
+from hsmvault.model.names import KeyName
+from hsmvault.model.records import KeyRecord, VersionRecord, WrappedKey
+from hsmvault.vault.checked import Found
+from hsmvault.vault.memory import Memory
+from hsmvault.vault.ports import Clock, Hsm, Material, Store, Witness
+from hsmvault.vault.settings import KeySettings
+from hsmvault.vault.view import View
+from hsmvault.vault.writing import Draft, Request, Writer, require_etag
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A fresh version, proven, with its wrapped keys and their MACs."""
+
+    version: VersionRecord
+    wrapped: tuple[tuple[WrappedKey, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMaker:
+    """Makes keys that outlive the loss of any one partition, and rotates them."""
+
+    store: Store
+    hsm: Hsm
+    witness: Witness
+    memory: Memory
+    writer: Writer
+    clock: Clock
+    new_id: Callable[[], str]
+    """128 random bits in hex."""
+
+    def create(
+        self, request: Request, name: KeyName, spec: KeySpec, settings: KeySettings
+    ) -> Found[KeyRecord]:
+        """Make a key and its first version.
+
+        The order is what makes a crash harmless. Before step 6 nobody can name the
+        key, and nothing of it is left in a partition or in the store; after it, the
+        key is durable and was opened again and used.
+        """
+        # 1. Nothing is made for a request that cannot succeed.
+        settings.require_valid(spec)
+
+        def decide(view: View) -> Draft[KeyRecord]:
+            self._require_free(name)
+            # 2. to 4.
+            made = self._make(str(name), self.new_id(), spec, view, VersionState.ACTIVE)
+            # 5. The records; the writer MACs them.
+            key = KeyRecord(
+                name=str(name),
+                incarnation=made.version.incarnation,
+                revision=1,
+                spec=spec,
+                operations=settings.operations or frozenset(spec.operations),
+                create_ms=made.version.create_ms,
+                update_ms=made.version.create_ms,
+                current=made.version.version,
+                enabled=settings.enabled,
+                not_before_ms=settings.not_before_ms,
+                expire_ms=settings.expire_ms,
+                tags=settings.tags,
+                deletion_protection=settings.deletion_protection,
+            )
+            # 6. Commit: refused if the regions changed, since then it would not be
+            # wrapped for all of them. The key comes last: its position is the whole's.
+            return Draft(
+                (made.version, key), key, wrapped=made.wrapped, regions_matter=True
+            )
+
+        # 7. Answer.
+        return self.writer.write(request, KeyRecord, decide)
+
+    def rotate(
+        self, request: Request, name: KeyName, *, etag: str
+    ) -> Found[VersionRecord]:
+        """Make a new version of a key.
+
+        It is current when this answers only where this region is the only one. Else it
+        is PENDING until every region that it is wrapped for holds it: a region could
+        otherwise be asked to use a version that has not arrived.
+        """
+
+        def decide(view: View) -> Draft[VersionRecord]:
+            found = self._rotatable(name, etag)
+            key = found.record
+            alone = len(view.receiving) == 1
+            state = VersionState.ACTIVE if alone else VersionState.PENDING
+            made = self._make(key.name, key.incarnation, key.spec, view, state)
+            if not alone:
+                return Draft(
+                    (made.version,),
+                    made.version,
+                    wrapped=made.wrapped,
+                    regions_matter=True,
+                    unchanged=found,
+                )
+            moved = replace(
+                key,
+                revision=key.revision + 1,
+                current=made.version.version,
+                update_ms=made.version.create_ms,
+            )
+            return Draft(
+                (made.version, moved),
+                made.version,
+                wrapped=made.wrapped,
+                regions_matter=True,
+            )
+
+        return self.writer.write(request, VersionRecord, decide)
+
+    def _make(
+        self,
+        name: str,
+        incarnation: str,
+        spec: KeySpec,
+        view: View,
+        state: VersionState,
+    ) -> _Made:
+        id_ = self.new_id()
+        # 2. Make the material and wrap it for every region, in one call to the HSM.
+        generated = self.hsm.generate(id_, spec, regions=view.receiving)
+        # 3. MAC what was wrapped: from here on nobody can exchange it.
+        macs = self.hsm.mac(
+            [w.statement(view.vault.vault_id) for w in generated.wrapped]
+        )
+        wrapped = tuple(zip(generated.wrapped, macs, strict=True))
+        # 4. Prove that it opens and works, before anyone depends on it: in a sibling,
+        # so that it does not hang on this one partition.
+        own, mac = next(w for w in wrapped if w[0].region == view.region)
+        material = Material(id_, spec, generated.public_key, own, mac)
+        if not self.witness.self_test(material):
+            self.hsm.self_test(material)
+        now = self.clock()
+        version = VersionRecord(
+            key=name,
+            incarnation=incarnation,
+            version=id_,
+            revision=1,
+            spec=spec,
+            public_key=generated.public_key,
+            regions=tuple(view.receiving),
+            create_ms=now,
+            update_ms=now,
+            state=state,
+        )
+        return _Made(version, wrapped)
+
+    def _require_free(self, name: KeyName) -> None:
+        held = self.memory.key(f"keys/{name.folded}")
+        if held is None:
+            return
+        taken = held.key.record
+        if taken.state is KeyState.DELETED:
+            raise AlreadyExists(
+                "{name} is taken by a deleted key; bring it back with hsmvault key "
+                "recover, or end it with hsmvault key purge",
+                name=taken.name,
+            )
+        raise AlreadyExists(
+            "{name} exists; choose another name, or make a new version of it with "
+            "hsmvault key rotate",
+            name=taken.name,
+        )
+
+    def _rotatable(self, name: KeyName, etag: str) -> Found[KeyRecord]:
+        held = self.memory.key(f"keys/{name.folded}")
+        if held is None or held.key.record.state is not KeyState.ACTIVE:
+            raise NotFound("there is no {name}", name=name)
+        require_etag(held.key, etag)
+        key = held.key.record
+        if not key.enabled:
+            raise KeyNotEnabled(
+                "{name} is disabled and does not rotate; enable it first: "
+                "hsmvault key update --enable",
+                name=key.name,
+            )
+        return held.key

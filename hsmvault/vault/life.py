@@ -1,0 +1,155 @@
+"""How keys change, end, and come back."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from hsmvault.model.errors import DeletionProtected, NotFound, PurgeTooEarly
+from hsmvault.model.lifecycle import KeyState, Step, after
+from hsmvault.model.names import KeyName, VersionName
+from hsmvault.model.records import KeyRecord, TombstoneRecord, VersionRecord
+from hsmvault.vault.catalogue import Catalogue
+from hsmvault.vault.checked import Found
+from hsmvault.vault.memory import Memory
+from hsmvault.vault.ports import Clock
+from hsmvault.vault.settings import KeyPatch
+from hsmvault.vault.view import View
+from hsmvault.vault.writing import Draft, Request, Writer, require_etag
+
+DAY_MS: Final = 24 * 60 * 60 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLife:
+    """Updates, deletes, recovers and purges keys. In force at once in this region."""
+
+    memory: Memory
+    catalogue: Catalogue
+    writer: Writer
+    clock: Clock
+
+    def update(
+        self, request: Request, name: KeyName, patch: KeyPatch, *, etag: str
+    ) -> Found[KeyRecord]:
+        """Change what the patch names."""
+
+        def decide(_view: View) -> Draft[KeyRecord]:
+            found = self.catalogue.get(name)
+            require_etag(found, etag)
+            key = patch.applied(found.record, now_ms=self.clock())
+            return Draft((key,), key)
+
+        return self.writer.write(request, KeyRecord, decide)
+
+    def update_version(
+        self, request: Request, name: VersionName, *, enabled: bool, etag: str
+    ) -> Found[VersionRecord]:
+        """Enable or disable one version."""
+
+        def decide(_view: View) -> Draft[VersionRecord]:
+            held, version = self.catalogue.version(name.key, name.version)
+            require_etag(version.found, etag)
+            record = replace(
+                version.found.record,
+                revision=version.found.record.revision + 1,
+                enabled=enabled,
+                update_ms=self.clock(),
+            )
+            return Draft((record,), record, unchanged=held.key)
+
+        return self.writer.write(request, VersionRecord, decide)
+
+    def delete(self, request: Request, name: KeyName, *, etag: str) -> Found[KeyRecord]:
+        """Soft-delete a key: unusable, its name taken, recoverable."""
+
+        def decide(view: View) -> Draft[KeyRecord]:
+            found = self._any(name)
+            key = found.record
+            state = after(key.state, Step.DELETE, name=key.name)
+            require_etag(found, etag)
+            if key.deletion_protection:
+                raise DeletionProtected(
+                    "{name} is protected against deletion; take that off first: "
+                    "hsmvault key update --no-deletion-protection",
+                    name=key.name,
+                )
+            now = self.clock()
+            gone = replace(
+                key,
+                revision=key.revision + 1,
+                state=state,
+                update_ms=now,
+                delete_ms=now,
+                purge_ms=now + view.vault.retention_days * DAY_MS,
+            )
+            return Draft((gone,), gone)
+
+        return self.writer.write(request, KeyRecord, decide)
+
+    def recover(
+        self, request: Request, name: KeyName, *, etag: str
+    ) -> Found[KeyRecord]:
+        """Bring a deleted key back exactly as it was, `enabled` included."""
+
+        def decide(_view: View) -> Draft[KeyRecord]:
+            found = self._any(name)
+            key = found.record
+            state = after(key.state, Step.RECOVER, name=key.name)
+            require_etag(found, etag)
+            back = replace(
+                key,
+                revision=key.revision + 1,
+                state=state,
+                update_ms=self.clock(),
+                delete_ms=0,
+                purge_ms=0,
+            )
+            return Draft((back,), back)
+
+        return self.writer.write(request, KeyRecord, decide)
+
+    def purge(
+        self, request: Request, name: KeyName, *, etag: str
+    ) -> Found[TombstoneRecord]:
+        """End a deleted key for good: its records and wrapped keys, in every region.
+
+        The tombstone lists the versions, so that every region closes and drops them.
+        """
+
+        def decide(view: View) -> Draft[TombstoneRecord]:
+            found = self._any(name)
+            key = found.record
+            after(key.state, Step.PURGE, name=key.name)
+            require_etag(found, etag)
+            now = self.clock()
+            if view.vault.purge_protection and now < key.purge_ms:
+                raise PurgeTooEarly(
+                    "{name} cannot be purged before {date}: purge protection is on, "
+                    "and nobody can override it. Until then hsmvault key recover "
+                    "brings it back",
+                    name=key.name,
+                    date=date(key.purge_ms),
+                )
+            versions = self.catalogue.all_versions(key)
+            tombstone = TombstoneRecord(
+                name=key.name,
+                incarnation=key.incarnation,
+                revision=key.revision + 1,
+                versions=tuple(v.record.version for v in versions),
+                purge_ms=now,
+            )
+            return Draft((tombstone,), tombstone)
+
+        return self.writer.write(request, TombstoneRecord, decide)
+
+    def _any(self, name: KeyName) -> Found[KeyRecord]:
+        """Return a key in any state: its moves say what is in the way."""
+        held = self.memory.key(f"keys/{name.folded}")
+        if held is None or held.key.record.state is KeyState.PURGED:
+            raise NotFound("there is no {name}", name=name)
+        return held.key
+
+
+def date(time_ms: int) -> str:
+    """Write a time for people: to the second, in UTC."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

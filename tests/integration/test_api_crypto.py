@@ -1,0 +1,393 @@
+"""The use of keys over real gRPC and mTLS: what works, and what is refused how."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    Prehashed,
+    encode_dss_signature,
+)
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from hsmvault.v1 import crypto_service_pb2 as pb
+from hsmvault.v1.key_service_pb2 import GetPublicKeyRequest
+from tests.support.served import Served, make_key, refusal, served
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+KIB_64 = 64 * 1024
+KEYS = {
+    "ec": ("EC", 0, "P-256"),
+    "p384": ("EC", 0, "P-384"),
+    "p521": ("EC", 0, "P-521"),
+    "k256": ("EC", 0, "P-256K"),
+    "rsa": ("RSA", 2048, ""),
+    "a128": ("oct", 128, ""),
+    "a192": ("oct", 192, ""),
+    "a256": ("oct", 256, ""),
+}
+
+
+@pytest.fixture(scope="module")
+def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("north")) as one:
+        for key_id, (kind, bits, curve) in KEYS.items():
+            make_key(one, key_id, kind, bits=bits, curve=curve)
+        yield one
+
+
+def _encrypt(
+    north: Served, key: str, algorithm: str, **more: Any
+) -> pb.EncryptResponse:
+    return north.uma.crypto.Encrypt(
+        pb.EncryptRequest(name=f"keys/{key}", algorithm=algorithm, **more)
+    )
+
+
+def _decrypt(north: Served, sealed: pb.EncryptResponse, **more: Any) -> bytes:
+    fields = {
+        "name": sealed.name,
+        "algorithm": sealed.algorithm,
+        "ciphertext": sealed.ciphertext,
+        "iv": sealed.iv,
+        "tag": sealed.tag,
+    }
+    answer = north.uma.crypto.Decrypt(pb.DecryptRequest(**(fields | more)))
+    return answer.plaintext
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm", "digest"),
+    [
+        ("ec", "ES256", 32),
+        ("p384", "ES384", 48),
+        ("p521", "ES512", 64),
+        ("k256", "ES256K", 32),
+        ("rsa", "RS256", 32),
+        ("rsa", "RS384", 48),
+        ("rsa", "RS512", 64),
+        ("rsa", "PS256", 32),
+        ("rsa", "PS384", 48),
+        ("rsa", "PS512", 64),
+    ],
+)
+def test_what_a_key_signed_it_verifies_and_nothing_else(
+    north: Served, key: str, algorithm: str, digest: int
+) -> None:
+    name = f"keys/{key}"
+    signed = north.uma.crypto.Sign(
+        pb.SignRequest(name=name, algorithm=algorithm, digest=bytes(digest))
+    )
+
+    def valid(signature: bytes, of: bytes = bytes(digest)) -> bool:
+        answer = north.uma.crypto.Verify(
+            pb.VerifyRequest(
+                name=name, algorithm=algorithm, digest=of, signature=signature
+            )
+        )
+        assert answer.name == signed.name
+        return answer.valid
+
+    flipped = bytes([signed.signature[0] ^ 1]) + signed.signature[1:]
+    assert valid(signed.signature)
+    assert not valid(flipped)
+    assert not valid(signed.signature, b"\1" * digest)
+    assert not valid(signed.signature[:-1])
+    assert not valid(b"")
+    assert not valid(bytes(5000))
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm", "digest", "reason"),
+    [
+        ("ec", "", 32, "ALGORITHM_UNSUPPORTED"),
+        ("ec", "es256", 32, "ALGORITHM_UNSUPPORTED"),
+        ("ec", "none", 32, "ALGORITHM_UNSUPPORTED"),
+        ("ec", "ES384", 48, "ALGORITHM_UNSUPPORTED"),
+        ("ec", "ES256K", 32, "ALGORITHM_UNSUPPORTED"),
+        ("ec", "RS256", 32, "ALGORITHM_UNSUPPORTED"),
+        ("ec", "A256GCM", 32, "ALGORITHM_UNSUPPORTED"),
+        ("a256", "ES256", 32, "ALGORITHM_UNSUPPORTED"),
+        ("rsa", "RSA-OAEP", 32, "ALGORITHM_UNSUPPORTED"),
+        ("ec", "ES256", 0, "DIGEST_INVALID"),
+        ("ec", "ES256", 31, "DIGEST_INVALID"),
+        ("ec", "ES256", 33, "DIGEST_INVALID"),
+        ("rsa", "RS512", 32, "DIGEST_INVALID"),
+        ("ec", "ES256", 100_000, "DIGEST_INVALID"),
+    ],
+)
+def test_what_cannot_be_signed_is_refused_naming_what_can(
+    north: Served, key: str, algorithm: str, digest: int, reason: str
+) -> None:
+    code, given, message = refusal(
+        lambda: north.uma.crypto.Sign(
+            pb.SignRequest(
+                name=f"keys/{key}", algorithm=algorithm, digest=bytes(digest)
+            )
+        )
+    )
+
+    assert (code, given) == (INVALID, reason)
+    assert message
+
+
+def test_the_public_half_verifies_what_was_signed(north: Served) -> None:
+    der = north.uma.keys.GetPublicKey(GetPublicKeyRequest(name="keys/ec")).der
+
+    signed = north.uma.crypto.Sign(
+        pb.SignRequest(name="keys/ec", algorithm="ES256", digest=bytes(32))
+    )
+
+    public = load_der_public_key(der)
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    r, s = (int.from_bytes(p) for p in (signed.signature[:32], signed.signature[32:]))
+    public.verify(
+        encode_dss_signature(r, s), bytes(32), ec.ECDSA(Prehashed(hashes.SHA256()))
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm"),
+    [
+        ("a128", "A128GCM"),
+        ("a192", "A192GCM"),
+        ("a256", "A256GCM"),
+        ("rsa", "RSA-OAEP"),
+        ("rsa", "RSA-OAEP-256"),
+    ],
+)
+def test_what_was_encrypted_is_decrypted(
+    north: Served, key: str, algorithm: str
+) -> None:
+    sealed = _encrypt(north, key, algorithm, plaintext=b"pay 5")
+
+    assert _decrypt(north, sealed) == b"pay 5"
+    assert (len(sealed.iv), len(sealed.tag)) == ((0, 0) if key == "rsa" else (12, 16))
+
+
+def test_additional_data_is_needed_again(north: Served) -> None:
+    sealed = _encrypt(
+        north,
+        "a256",
+        "A256GCM",
+        plaintext=b"x" * KIB_64,
+        additional_authenticated_data=b"y" * KIB_64,
+    )
+
+    plain = _decrypt(north, sealed, additional_authenticated_data=b"y" * KIB_64)
+    told = refusal(lambda: _decrypt(north, sealed))
+
+    assert plain == b"x" * KIB_64
+    assert told[:2] == (INVALID, "CIPHERTEXT_INVALID")
+
+
+@pytest.mark.parametrize("field", ["ciphertext", "iv", "tag"])
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda raw: bytes([raw[0] ^ 1]) + raw[1:],
+        lambda raw: raw[:-1],
+        lambda raw: raw + b"\0",
+        lambda _raw: b"",
+        lambda _raw: bytes(28),
+    ],
+    ids=["flipped", "cut", "longer", "empty", "other"],
+)
+def test_every_failure_of_a_ciphertext_is_one_error(
+    north: Served, field: str, tamper: Any
+) -> None:
+    sealed = _encrypt(north, "a256", "A256GCM", plaintext=b"secret")
+
+    told = refusal(
+        lambda: _decrypt(north, sealed, **{field: tamper(getattr(sealed, field))})
+    )
+
+    assert told[:2] == (INVALID, "CIPHERTEXT_INVALID")
+    assert "secret" not in told[2]
+
+
+@pytest.mark.parametrize("algorithm", ["RSA-OAEP", "RSA-OAEP-256"])
+@pytest.mark.parametrize("ciphertext", [b"", bytes(255), bytes(256), bytes(257)])
+def test_no_failure_of_rsa_decryption_tells_more_than_another(
+    north: Served, algorithm: str, ciphertext: bytes
+) -> None:
+    told = refusal(
+        lambda: north.uma.crypto.Decrypt(
+            pb.DecryptRequest(
+                name="keys/rsa", algorithm=algorithm, ciphertext=ciphertext
+            )
+        )
+    )
+
+    assert told[:2] == (INVALID, "CIPHERTEXT_INVALID")
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm", "fields", "reason"),
+    [
+        ("a256", "A256GCM", {"plaintext": bytes(KIB_64 + 1)}, "TOO_LARGE"),
+        (
+            "a256",
+            "A256GCM",
+            {"additional_authenticated_data": bytes(KIB_64 + 1)},
+            "TOO_LARGE",
+        ),
+        ("a256", "A256GCM", {"plaintext": bytes(300 * 1024)}, "TOO_LARGE"),
+        ("rsa", "RSA-OAEP", {"plaintext": bytes(215)}, "TOO_LARGE"),
+        ("rsa", "RSA-OAEP-256", {"plaintext": bytes(191)}, "TOO_LARGE"),
+        (
+            "rsa",
+            "RSA-OAEP",
+            {"additional_authenticated_data": b"x"},
+            "INVALID_REQUEST",
+        ),
+        ("a256", "A128GCM", {}, "ALGORITHM_UNSUPPORTED"),
+        ("a256", "A256KW", {}, "ALGORITHM_UNSUPPORTED"),
+        ("ec", "A256GCM", {}, "ALGORITHM_UNSUPPORTED"),
+    ],
+)
+def test_what_cannot_be_encrypted_is_refused(
+    north: Served, key: str, algorithm: str, fields: dict[str, bytes], reason: str
+) -> None:
+    told = refusal(lambda: _encrypt(north, key, algorithm, **fields))
+
+    assert told[:2] == (INVALID, reason)
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm", "length"),
+    [
+        ("a128", "A128KW", 16),
+        ("a192", "A192KW", 40),
+        ("a256", "A256KW", 4096),
+        ("rsa", "RSA-OAEP", 214),
+        ("rsa", "RSA-OAEP-256", 190),
+    ],
+)
+def test_what_was_wrapped_is_unwrapped(
+    north: Served, key: str, algorithm: str, length: int
+) -> None:
+    name = f"keys/{key}"
+    wrapped = north.uma.crypto.WrapKey(
+        pb.WrapKeyRequest(name=name, algorithm=algorithm, plaintext=b"k" * length)
+    )
+
+    def unwrap(raw: bytes) -> pb.UnwrapKeyResponse:
+        return north.uma.crypto.UnwrapKey(
+            pb.UnwrapKeyRequest(name=wrapped.name, algorithm=algorithm, wrapped=raw)
+        )
+
+    assert unwrap(wrapped.wrapped).plaintext == b"k" * length
+    flipped = bytes([wrapped.wrapped[0] ^ 1]) + wrapped.wrapped[1:]
+    for touched in (flipped, wrapped.wrapped[:-8], b"", bytes(16), bytes(8000)):
+        told = refusal(lambda raw=touched: unwrap(raw))  # type: ignore[misc]
+        assert told[:2] == (INVALID, "CIPHERTEXT_INVALID")
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm", "length", "reason"),
+    [
+        ("a256", "A256KW", 0, "INVALID_REQUEST"),
+        ("a256", "A256KW", 8, "INVALID_REQUEST"),
+        ("a256", "A256KW", 17, "INVALID_REQUEST"),
+        ("a256", "A256KW", 4104, "TOO_LARGE"),
+        ("rsa", "RSA-OAEP-256", 191, "TOO_LARGE"),
+        ("rsa", "RSA-OAEP", 0, "INVALID_REQUEST"),
+        ("ec", "A256KW", 16, "ALGORITHM_UNSUPPORTED"),
+    ],
+)
+def test_what_cannot_be_wrapped_is_refused(
+    north: Served, key: str, algorithm: str, length: int, reason: str
+) -> None:
+    told = refusal(
+        lambda: north.uma.crypto.WrapKey(
+            pb.WrapKeyRequest(
+                name=f"keys/{key}", algorithm=algorithm, plaintext=bytes(length)
+            )
+        )
+    )
+
+    assert told[:2] == (INVALID, reason)
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm", "chosen"),
+    [
+        ("a128", "", "A128KW"),
+        ("a256", "", "A256KW"),
+        ("rsa", "", "RSA-OAEP-256"),
+        ("rsa", "RSA-OAEP", "RSA-OAEP"),
+    ],
+)
+def test_a_data_key_comes_in_clear_and_wrapped(
+    north: Served, key: str, algorithm: str, chosen: str
+) -> None:
+    made = north.uma.crypto.GenerateDataKey(
+        pb.GenerateDataKeyRequest(name=f"keys/{key}", algorithm=algorithm)
+    )
+
+    opened = north.uma.crypto.UnwrapKey(
+        pb.UnwrapKeyRequest(
+            name=made.name, algorithm=made.algorithm, wrapped=made.wrapped
+        )
+    )
+    assert made.algorithm == chosen
+    assert len(made.plaintext) == 32
+    assert opened.plaintext == made.plaintext
+
+
+@pytest.mark.parametrize(
+    ("key", "count", "reason"),
+    [
+        ("a256", 8, "INVALID_REQUEST"),
+        ("a256", -1, "INVALID_REQUEST"),
+        ("a256", 513, "INVALID_REQUEST"),
+        ("a256", 33, "INVALID_REQUEST"),
+        ("rsa", 512, "TOO_LARGE"),
+        ("ec", 32, "ALGORITHM_UNSUPPORTED"),
+    ],
+)
+def test_a_data_key_that_cannot_be_is_refused(
+    north: Served, key: str, count: int, reason: str
+) -> None:
+    told = refusal(
+        lambda: north.uma.crypto.GenerateDataKey(
+            pb.GenerateDataKeyRequest(name=f"keys/{key}", bytes=count)
+        )
+    )
+
+    assert told[:2] == (INVALID, reason)
+
+
+@pytest.mark.parametrize("count", [1, 128])
+def test_random_bytes_are_as_many_as_asked_for(north: Served, count: int) -> None:
+    ask = pb.GetRandomBytesRequest(count=count)
+
+    assert len(north.uma.crypto.GetRandomBytes(ask).data) == count
+
+
+@pytest.mark.parametrize("count", [0, -1, 129, 2**31 - 1])
+def test_too_many_random_bytes_are_refused(north: Served, count: int) -> None:
+    ask = pb.GetRandomBytesRequest(count=count)
+
+    told = refusal(lambda: north.uma.crypto.GetRandomBytes(ask))
+
+    assert told[:2] == (INVALID, "INVALID_REQUEST")
+
+
+def test_a_version_of_another_key_is_not_found(north: Served) -> None:
+    name = north.uma.crypto.Sign(
+        pb.SignRequest(name="keys/ec", algorithm="ES256", digest=bytes(32))
+    ).name
+    foreign = name.replace("keys/ec", "keys/k256")
+
+    told = refusal(
+        lambda: north.uma.crypto.Sign(
+            pb.SignRequest(name=foreign, algorithm="ES256K", digest=bytes(32))
+        )
+    )
+
+    assert told[0] is grpc.StatusCode.NOT_FOUND

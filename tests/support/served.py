@@ -1,0 +1,371 @@
+"""One region served in this process: real gRPC, mTLS and SQLite, a partition in Python.
+
+Two partitions of one region are two `Served` on one store, each with a memory and a
+connection of its own, as two processes have.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from hsmvault.api.services import Limits, Services, build
+from hsmvault.model.access import (
+    ADMINISTRATOR,
+    CRYPTO_AUDITOR,
+    CRYPTO_OFFICER,
+    CRYPTO_USER,
+    RoleDefinition,
+)
+from hsmvault.model.errors import PrimaryUnknown
+from hsmvault.model.lifecycle import RegionState
+from hsmvault.model.log import GENESIS, Epoch, Kind, Position
+from hsmvault.model.records import (
+    AssignmentRecord,
+    EpochRecord,
+    Record,
+    RegionRecord,
+    StoredRecord,
+    VaultRecord,
+    WrappedKey,
+)
+from hsmvault.regions.certificates import Authority, Certified
+from hsmvault.regions.ports import Executed
+from hsmvault.store.store import Store
+from hsmvault.v1.access_service_pb2 import CreateRoleAssignmentRequest
+from hsmvault.v1.access_service_pb2_grpc import AccessServiceStub
+from hsmvault.v1.crypto_service_pb2 import SignRequest, SignResponse
+from hsmvault.v1.crypto_service_pb2_grpc import CryptoServiceStub
+from hsmvault.v1.key_service_pb2 import CreateKeyRequest
+from hsmvault.v1.key_service_pb2_grpc import KeyServiceStub
+from hsmvault.v1.region_service_pb2_grpc import RegionServiceStub
+from hsmvault.v1.resources_pb2 import Key, KeySpec, RoleAssignment
+from hsmvault.vault.checked import KINDS
+from hsmvault.vault.ports import (
+    Awaited,
+    Change,
+    Material,
+    PartitionState,
+    RemovalOrder,
+    Replication,
+)
+from tests.support.fakes import FakeHsm
+
+VAULT_ID = "0123456789abcdef0123456789abcdef"
+ROLES = {
+    "ada": ADMINISTRATOR,
+    "olga": CRYPTO_OFFICER,
+    "uma": CRYPTO_USER,
+    "tom": CRYPTO_AUDITOR,
+}
+"""Callers of the region, by common name, and the role each has at `/`."""
+
+
+class NoSibling:
+    """A witness without siblings."""
+
+    def self_test(self, _material: Material, /) -> bool:
+        return False
+
+
+@dataclass
+class FakeManager:
+    """A pool manager by script."""
+
+    primary: "Served | None" = None
+    """Where forwarded calls run; None: the primary cannot be reached."""
+    awaited: Awaited = field(default_factory=lambda: Awaited(reached=True))
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    on_forward: Callable[[], object] = lambda: None
+
+    def forward(
+        self, method: str, request: bytes, *, principal: str, seconds: float
+    ) -> Executed:
+        self.asked.append(("forward", method, principal))
+        if self.primary is None:
+            raise PrimaryUnknown("the primary does not answer")
+        done = self.primary.services.execute(
+            method, request, principal=principal, via_region="south", seconds=seconds
+        )
+        self.on_forward()
+        return done
+
+    def await_watermark(
+        self, position: Position, *, regions: int, seconds: float
+    ) -> Awaited:
+        assert seconds >= 0
+        self.asked.append(("await", str(position), regions))
+        return self.awaited
+
+    def replication(self) -> Replication:
+        return Replication(primary_reachable=self.primary is not None)
+
+    def add_region(self, record: bytes, *, principal: str) -> Executed:
+        self.asked.append(("add", principal))
+        return Executed(record, b"", "1.north.9")
+
+    def remove_region(self, order: RemovalOrder, *, principal: str) -> Executed:
+        self.asked.append(("remove", order.region, order.force, principal))
+        record = region("south", RegionState.DELETING)
+        return Executed(record.to_bytes(), b"", "1.north.9")
+
+
+class OnePartition:
+    """A region of one partition."""
+
+    def states(self) -> Sequence[PartitionState]:
+        return [PartitionState("p0", serving=True, open_keys=3)]
+
+
+def region(
+    name: str, state: RegionState = RegionState.SUCCEEDED, *, primary: bool = False
+) -> RegionRecord:
+    """A region's record."""
+    return RegionRecord(
+        name=f"regions/{name}",
+        revision=1,
+        state=state,
+        primary=primary,
+        zone="eu",
+        endpoint=f"{name}.example:8440",
+        partition_endpoints=(),
+        private_endpoint=f"{name}.example:8450",
+        partitions=(),
+        certificate="",
+        create_ms=1,
+        update_ms=1,
+    )
+
+
+def genesis(*others: Record, settings: VaultRecord | None = None) -> list[Record]:
+    """The first records of a vault in `north`, with one caller per role."""
+    vault = settings or VaultRecord(VAULT_ID, 1, 1)
+    assignments = [
+        AssignmentRecord(
+            f"roleAssignments/{who}", 1, f"CN={who}", role.name, "/", 1, "CN=ada"
+        )
+        for who, role in ROLES.items()
+    ]
+    return [
+        EpochRecord(1, "north", 1, 0, GENESIS),
+        vault,
+        region("north", primary=True),
+        *assignments,
+        *others,
+    ]
+
+
+def change(record: Any, hsm: FakeHsm) -> Change:
+    """A change with the MAC of the region that `hsm` is of."""
+    row = StoredRecord(
+        KINDS[type(record)], record.resource, record.revision, record.to_bytes()
+    )
+    (mac,) = hsm.mac([row.statement(VAULT_ID)])
+    return Change(dataclasses.replace(row, mac=mac))
+
+
+@dataclass
+class Served:
+    """One partition, serving."""
+
+    services: Services
+    hsm: FakeHsm
+    store: Store
+    manager: FakeManager
+    port: int
+    ca: Authority
+    _channels: list[grpc.Channel] = field(default_factory=list)
+    _callers: dict[str, "Caller"] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> "Caller":
+        """`served.uma` is the caller CN=uma, connected."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name not in self._callers:
+            self._callers[name] = self.connect(self.ca.caller(name))
+        return self._callers[name]
+
+    def connect(self, certified: Certified) -> "Caller":
+        channel = grpc.secure_channel(
+            f"localhost:{self.port}",
+            grpc.ssl_channel_credentials(
+                self.ca.certificate, certified.key, certified.certificate
+            ),
+        )
+        self._channels.append(channel)
+        return Caller(channel)
+
+    def close(self) -> None:
+        for channel in self._channels:
+            channel.close()
+
+
+class Caller:
+    """The four services as one caller sees them."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.channel = channel
+        self.keys = KeyServiceStub(channel)
+        self.crypto = CryptoServiceStub(channel)
+        self.access = AccessServiceStub(channel)
+        self.regions = RegionServiceStub(channel)
+
+
+@contextmanager
+def served(
+    directory: Path,
+    *,
+    own: str = "north",
+    records: Sequence[Record] | None = None,
+    keys: MutableMapping[str, bytes] | None = None,
+    ca: Authority | None = None,
+    manager: FakeManager | None = None,
+    partition: str = "p0",
+    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    limits: Limits | None = None,
+) -> Iterator[Served]:
+    """Serve a region whose store lies in `directory`; founded if it is empty."""
+    hsm = FakeHsm(partition, own, keys, vault_id=VAULT_ID)
+    for other in {"north", "south"} - {own}:
+        hsm.add_pair(other)
+    ca = ca or Authority.make(directory / f"ca-{own}-{partition}", name="test")
+    manager = manager or FakeManager()
+    with Store.open(f"sqlite:///{own}.db", region=own, home=directory) as store:
+        if store.head() is None and own == "north":
+            store.found(
+                [change(record, hsm) for record in records or genesis()],
+                time_ms=1,
+                epoch=Epoch(1, "north"),
+            )
+        services = build(
+            region=own,
+            partition=partition,
+            store=store,
+            hsm=hsm,
+            witness=NoSibling(),
+            manager=manager,
+            partitions=OnePartition(),
+            clock=clock,
+            limits=limits,
+        )
+        with ThreadPoolExecutor(4) as pool:
+            server = grpc.server(pool, options=services.options)
+            services.add_to(server)
+            certified = ca.server("north", hosts=["localhost"])
+            port = server.add_secure_port(
+                "localhost:0",
+                grpc.ssl_server_credentials(
+                    [(certified.key, certified.certificate)],
+                    ca.certificate,
+                    require_client_auth=True,
+                ),
+            )
+            server.start()
+            services.set_serving(serving=True)
+            one = Served(services, hsm, store, manager, port, ca)
+            try:
+                yield one
+            finally:
+                one.close()
+                server.stop(None).wait()
+                services.close()
+
+
+def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str, str]:
+    """Make a call that must fail; return its code, reason and message."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        info = error_info(error)
+        return error.code(), info.reason, error.details() or ""
+    raise AssertionError("the call was answered")
+
+
+def error_info(error: Any) -> ErrorInfo:
+    """The ErrorInfo of a status."""
+    info = ErrorInfo()
+    for name, value in error.trailing_metadata() or ():
+        if name == "grpc-status-details-bin":
+            status = Status.FromString(value)
+            assert (status.code, status.message) == (
+                error.code().value[0],
+                error.details(),
+            )
+            status.details[0].Unpack(info)
+            assert info.domain == "hsmvault"
+    return info
+
+
+def follow(
+    source: Served, target: Served, *, material: bool = True
+) -> list[tuple[WrappedKey, bytes]]:
+    """Bring an extended region's store up to its primary's, as replication does.
+
+    Returns the wrapped keys, which come later when `material` is not wanted.
+    """
+    after = target.store.head()
+    entries = source.store.entries(after.position.index if after else 0)
+    kinds = {kind: wanted for wanted, kind in KINDS.items()}
+    states, wrapped = [], []
+    for entry in entries:
+        record: Any = kinds[entry.kind].from_bytes(entry.record)
+        states.append(change(record, target.hsm).stored)
+        if entry.kind is Kind.KEY_VERSION:
+            row = source.store.wrapped(record.version, target.hsm.region)
+            if row is not None:
+                own = target.hsm.rewrap(record.spec, record.public_key, row[0])
+                (mac,) = target.hsm.mac([own.statement(VAULT_ID)])
+                wrapped.append((own, mac))
+    if not entries:
+        return []
+    target.store.apply(
+        entries,
+        states=states,
+        wrapped=wrapped if material else (),
+        expected_head=source.store.head(),
+    )
+    return wrapped
+
+
+def make_key(
+    one: Served,
+    key_id: str,
+    kind: str = "EC",
+    *,
+    bits: int = 0,
+    curve: str = "",
+    **settings: Any,
+) -> Key:
+    """Have the Crypto User make a key."""
+    spec = KeySpec(type=kind, bits=bits, curve=curve)
+    return one.uma.keys.CreateKey(
+        CreateKeyRequest(key_id=key_id, key=Key(spec=spec, **settings))
+    )
+
+
+def signed(caller: Caller, name: str, **options: Any) -> SignResponse:
+    """Sign a digest of zeros by ES256."""
+    return caller.crypto.Sign(
+        SignRequest(name=name, algorithm="ES256", digest=bytes(32)), **options
+    )
+
+
+def grant(
+    one: Served, who: str, role: RoleDefinition, scope: str = "/", *, by: str = "ada"
+) -> RoleAssignment:
+    """Have an Administrator assign a role to CN=`who`."""
+    return getattr(one, by).access.CreateRoleAssignment(
+        CreateRoleAssignmentRequest(
+            role_assignment=RoleAssignment(
+                principal=f"CN={who}", role_definition=role.name, scope=scope
+            )
+        )
+    )
