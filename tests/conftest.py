@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,12 @@ def no_process_outlives_the_run() -> Iterator[None]:
     yield
 
     del os.environ[_MARK]
-    left = _marked(run)
+    # A supervisor that was killed takes its processes with it, a moment later.
+    for _ in range(50):
+        left = _marked(run)
+        if not left:
+            return
+        time.sleep(0.1)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left, f"tests left processes behind: {list(left.values())}"

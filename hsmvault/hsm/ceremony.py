@@ -55,7 +55,7 @@ class Ceremony:
 
         A token that is ours already is kept, or emptied with `reinitialise`. A token
         with another label is never touched, and refused unless `beside` says that the
-        module has several.
+        module has several. An officer who knows the serial makes no new token.
         """
         self._require_own(label)
         tokens = self._cryptoki.tokens()
@@ -68,7 +68,10 @@ class Ceremony:
                 found=", ".join(t.label for t in others),
                 expected=label,
             )
-        if not ours:
+        if not ours and self._custody.serial:
+            # It was made before, so it is lost or hidden; a second one would not do.
+            self._custody.token()
+        elif not ours:
             free = [t for t in tokens if not t.initialized]
             if not free:
                 raise WrongState("the module has no slot for a new token")

@@ -124,6 +124,11 @@ class Cryptoki:
             if error.rv != _ALREADY_INITIALIZED:
                 raise
 
+    def restart(self) -> None:
+        """Finalise and initialise anew; every session and handle is void after it."""
+        self.call("Finalize", None)
+        self.initialize()
+
     def tokens(self) -> list[TokenInfo]:
         """Return what is in the slots, initialised or not."""
         count = ctypes.c_ulong()

@@ -57,28 +57,39 @@ class Custody:
         """Hold the PINs; nothing is opened or tried yet."""
         self.cryptoki: Final = cryptoki
         self.label: Final = label
-        self._serial = serial
+        self.serial: Final = serial
         self._pins: Final = {Who.OFFICER: so_pin, Who.USER: user_pin}
         self._rejected: Final[set[Who]] = set()
         self._session: int | None = None
 
     def token(self) -> TokenInfo:
         """Return our token, or raise ForeignToken naming what is there instead."""
-        tokens = [t for t in self.cryptoki.tokens() if t.initialized]
-        ours = [
-            t
-            for t in tokens
-            if t.label == self.label and self._serial in {"", t.serial}
-        ]
+        ours = self._ours()
+        for _ in range(_OPENINGS):
+            if ours or self._session is not None:
+                break
+            # SoftHSM rewrites the token's own file at every login, and a module that
+            # was initialised in that moment misses the token until it is started anew.
+            sleep(_PAUSE_SECONDS)
+            self.cryptoki.restart()
+            ours = self._ours()
         if len(ours) != 1:
-            found = ", ".join(f"{t.label} ({t.serial})" for t in tokens)
+            shown = [t for t in self.cryptoki.tokens() if t.initialized]
+            found = ", ".join(f"{t.label} ({t.serial})" for t in shown)
             raise ForeignToken(
                 "expected one token {expected}, found {found}; correct token_label, "
                 "token_serial or the module's configuration",
-                expected=f"{self.label} ({self._serial or 'any serial'})",
+                expected=f"{self.label} ({self.serial or 'any serial'})",
                 found=found or "none",
             )
         return ours[0]
+
+    def _ours(self) -> list[TokenInfo]:
+        return [
+            t
+            for t in self.cryptoki.tokens()
+            if t.initialized and t.label == self.label and self.serial in {"", t.serial}
+        ]
 
     @contextmanager
     def officer(self) -> Iterator[int]:

@@ -175,6 +175,19 @@ def test_a_token_with_another_serial_is_foreign(tmp_path: Path) -> None:
         officer.ask(BIRTH)
 
 
+def test_no_second_token_is_made_where_the_serial_is_known(tmp_path: Path) -> None:
+    token = empty_token(tmp_path, LABEL)
+
+    with (
+        token.officer(token_serial="0123456789abcdef") as officer,
+        pytest.raises(ForeignToken, match="found none"),
+    ):
+        officer.ask({"task": "init_token", "label": LABEL})
+
+    with token.officer() as officer, pytest.raises(ForeignToken, match="found none"):
+        officer.ask(BIRTH)
+
+
 def test_a_token_that_got_no_user_pin_gets_it_later(tmp_path: Path) -> None:
     # The process ended between C_InitToken and C_InitPIN.
     token = make_token(tmp_path, LABEL)
