@@ -154,6 +154,10 @@ class Head:
             self.chain,
         )
 
+    def base_statement(self, vault_id: str) -> bytes:
+        """The bytes that a region MACs when it has its log begin after this head."""
+        return packed("hsmvault/base/v1", self.statement(vault_id))
+
 
 @dataclass(frozen=True, slots=True)
 class SignedHead:

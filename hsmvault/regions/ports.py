@@ -1,16 +1,19 @@
 """What the pool manager's work needs from partitions, officers and other regions.
 
-`local` satisfies Workers and Officers, `replication` satisfies Peers; mypy checks it
-in `server`, where they meet. Every method may raise Unavailable.
+`local` satisfies Workers and Officers, `store` LogStore, `replication` Peers and
+ManagerDuties; mypy checks it in `server`, where they meet. Every method may raise
+Unavailable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hsmvault.model.log import Head, Position
-from hsmvault.model.records import WrappedKey
-from hsmvault.vault.ports import Material
+from hsmvault.model.log import Entry, Head, Kind, Position
+from hsmvault.model.orders import RemovalOrder
+from hsmvault.model.records import EpochRecord, StoredRecord, WrappedKey
+from hsmvault.store.lines import RequestAt, SnapshotItem
+from hsmvault.vault.ports import Material, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +25,10 @@ class Arrived:
 
 
 class Workers(Protocol):
-    """The healthy partitions of this region. Work is spread over them, and retried
-    on a sibling when one fails."""
+    """The healthy partitions of this region.
+
+    Work is spread over them, and retried on a sibling when one fails.
+    """
 
     def mac(self, statements: Sequence[bytes]) -> list[bytes]:
         """MAC each statement with the region's integrity key."""
@@ -81,10 +86,23 @@ class Officers(Protocol):
         """End the officer processes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What a region said of itself when it linked."""
+
+    vault_id: str
+    head: Head | None
+    """The end of its log; None: its store is empty."""
+    release: str
+
+
 class Peers(Protocol):
     """The extended regions that are linked to this primary."""
 
     def connected(self, region: str) -> bool: ...
+
+    def greeting(self, region: str) -> Greeting | None:
+        """What a linked region said of itself; None while it is not linked."""
 
     def watermark(self, region: str) -> Position | None:
         """What the region last acknowledged as durable."""
@@ -97,3 +115,145 @@ class Peers(Protocol):
 
     def trust_changed(self) -> None:
         """The set of regions changed: take certificates from the state again."""
+
+
+class LogStore(Store, Protocol):
+    """The store as replication and the work on regions need it."""
+
+    def base(self) -> Head | None:
+        """Where the log starts: None at genesis, else the head of a snapshot."""
+
+    def head_at(self, index: int) -> Head | None:
+        """The head as it was at `index`; None beyond the end."""
+
+    def lineage(self) -> list[EpochRecord]:
+        """The fork table, oldest first."""
+
+    def verify_chain(
+        self, after: Head | None = None, *, limit: int = 10_000
+    ) -> Head | None:
+        """Verify some entries after `after`; the last head verified."""
+
+    def states(
+        self,
+        kind: Kind,
+        *,
+        after: str = "",
+        prefix: str = "",
+        limit: int = 1000,
+        state: str | None = None,
+    ) -> list[StoredRecord]:
+        """State of one kind, ordered by resource; `state`: only records in it."""
+
+    def apply(
+        self,
+        entries: Sequence[Entry],
+        *,
+        states: Sequence[StoredRecord],
+        wrapped: Iterable[tuple[WrappedKey, bytes]] = (),
+        expected_head: Head | None = None,
+    ) -> Head:
+        """Append what another region wrote, in one durable transaction."""
+
+    def put_wrapped(self, rows: Iterable[tuple[WrappedKey, bytes]]) -> int: ...
+
+    def drop_wrapped(self, region: str) -> int: ...
+
+    def unsealed(
+        self, region: str, *, after: str = "", limit: int = 100
+    ) -> list[StoredRecord]:
+        """Versions that are wrapped here and not yet for `region`."""
+
+    def wrapped_for(
+        self, versions: Sequence[str], region: str
+    ) -> dict[str, tuple[WrappedKey, bytes]]: ...
+
+    def count(self, kind: Kind) -> int: ...
+
+    def count_wrapped(self, region: str) -> int: ...
+
+    def export_snapshot(self, region: str) -> Iterator[SnapshotItem]: ...
+
+    def stage_chunk(self, snapshot_id: str, n: int, chunk: bytes) -> None: ...
+
+    def staged(self, snapshot_id: str) -> list[int]: ...
+
+    def staged_chunk(self, snapshot_id: str, n: int) -> bytes | None: ...
+
+    def drop_staged(self) -> None: ...
+
+    def install_snapshot(
+        self,
+        head: Head,
+        *,
+        states: Iterable[StoredRecord],
+        wrapped: Iterable[tuple[WrappedKey, bytes]],
+        requests: Iterable[RequestAt] = (),
+        seal: bytes = b"",
+    ) -> None: ...
+
+
+class Purging(Protocol):
+    """What the process around does when this region purges itself, in this order."""
+
+    def stop_partitions(self) -> None:
+        """Have the partition servers end: nobody may use the tokens any more."""
+
+    def destroy_store(self) -> None:
+        """Close the store and delete its files."""
+
+    def purged(self) -> None:
+        """The region is gone: leave, with the exit code that says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerState:
+    """How far one extended region has come."""
+
+    region: str
+    connected: bool
+    watermark: str
+    """Position, as last acknowledged; empty: never since this process started."""
+    lag_entries: int
+    lag_ms: int
+    last_sync_ms: int
+    """When it last had everything; 0: not since this process started."""
+    migration_percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationState:
+    """How this region stands to the others."""
+
+    primary_reachable: bool
+    followers: tuple[FollowerState, ...]
+    """On the primary: all extended regions. On an extended region: itself."""
+    alarms: tuple[str, ...]
+
+
+class ManagerDuties(Protocol):
+    """What the pool manager does for partition servers and operators."""
+
+    def replication(self) -> ReplicationState: ...
+
+    def forward(
+        self, method: str, request: bytes, *, principal: str, timeout: float
+    ) -> Executed:
+        """Run a write at the primary on behalf of a caller of this region.
+
+        Raises PrimaryUnavailable when the primary cannot be reached, and Unavailable
+        when the link broke meanwhile: it may have happened.
+        """
+
+    def await_watermark(
+        self, position: Position, *, regions: int, timeout: float
+    ) -> tuple[bool, list[str]]:
+        """Wait until so many regions (-1: all) have it; who is behind at the end."""
+
+    def add_region(self, record: bytes, *, principal: str) -> tuple[bytes, Position]:
+        """Start adding the region of a RegionRecord; the record as logged."""
+
+    def remove_region(
+        self, order: RemovalOrder, *, force: bool, principal: str
+    ) -> tuple[bytes, Position]:
+        """Start removing a region; its record as logged."""

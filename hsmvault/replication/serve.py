@@ -1,0 +1,255 @@
+"""The primary's end of the links: who dials, where they go on, what they may ask."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NoReturn
+
+import grpc
+
+from hsmvault.model import errors
+from hsmvault.model.errors import (
+    AccessDenied,
+    ConfigurationError,
+    IntegrityFailure,
+    LogCompacted,
+    NotPrimary,
+    TwoHistories,
+    VaultError,
+)
+from hsmvault.model.lifecycle import RECEIVING
+from hsmvault.model.log import Head
+from hsmvault.model.records import RegionRecord
+from hsmvault.regions.alarms import Alarms
+from hsmvault.regions.ports import Greeting, LogStore, Workers
+from hsmvault.replication.links import FollowerLink, Links
+from hsmvault.replication.messages import executed_out, head_in
+from hsmvault.replication.sender import Sender
+from hsmvault.replication.snapshot import Snapshots
+from hsmvault.replication.trust import Trust, server_options
+from hsmvault.replication.v1 import replication_service_pb2 as pb
+from hsmvault.replication.v1 import replication_service_pb2_grpc as rpc
+from hsmvault.telemetry import Event, report
+
+_KEYS: Final = "/hsmvault.v1.KeyService/"
+
+FORWARDABLE: Final = frozenset(
+    _KEYS + method
+    for method in (
+        "CreateKey",
+        "UpdateKey",
+        "UpdateKeyVersion",
+        "RotateKey",
+        "DeleteKey",
+        "RecoverKey",
+    )
+)
+"""All that may run on a region's word about who the caller is. Not purge, not roles."""
+
+_CODES: Final = (
+    (errors.Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
+    (errors.AccessDenied, grpc.StatusCode.PERMISSION_DENIED),
+    (errors.NotFound, grpc.StatusCode.NOT_FOUND),
+    (errors.InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.WrongState, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.IntegrityFailure, grpc.StatusCode.DATA_LOSS),
+)
+"""Between regions the code suffices; anything else is UNAVAILABLE and tried again."""
+
+_THREADS: Final = 32
+"""A link holds one for as long as it lives; the others serve chunks and forwards."""
+
+
+class ReplicationServicer(rpc.ReplicationServiceServicer):
+    """Serves the extended regions of this primary."""
+
+    def __init__(
+        self,
+        *,
+        trust: Trust,
+        store: LogStore,
+        workers: Workers,
+        links: Links,
+        sender: Sender,
+        snapshots: Snapshots,
+        alarms: Alarms,
+    ) -> None:
+        self._trust = trust
+        self._store = store
+        self._workers = workers
+        self._links = links
+        self._sender = sender
+        self._snapshots = snapshots
+        self._alarms = alarms
+
+    def Link(  # noqa: N802
+        self, request_iterator: Iterator[pb.Up], context: grpc.ServicerContext
+    ) -> Iterator[pb.Down]:
+        """Feed one follower until its link ends."""
+        link: FollowerLink | None = None
+        try:
+            link = self._greet(request_iterator, self._peer(context))
+            self._links.attach(link)
+            report(Event.LINK_UP, subject=link.region, position=_text(link.acked))
+            threading.Thread(
+                target=self._listen, args=(link, request_iterator), daemon=True
+            ).start()
+            yield from self._sender.down(link, context.is_active)
+        except VaultError as error:
+            if link is not None and isinstance(error, IntegrityFailure):
+                # Our own store: what it holds was not made by our partitions.
+                self._alarms.sound("store", str(error))
+                report(Event.INTEGRITY_FAILED, subject="store", problem=str(error))
+            _abort(context, error)
+        finally:
+            if link is not None:
+                self._links.detach(link, "it ended")
+                report(Event.LINK_DOWN, subject=link.region, problem=link.closed)
+
+    def FetchChunk(  # noqa: N802
+        self, request: pb.FetchChunkRequest, context: grpc.ServicerContext
+    ) -> pb.Chunk:
+        """One chunk of the snapshot that was made for the caller."""
+        try:
+            region = self._peer(context).id
+            return pb.Chunk(
+                data=self._snapshots.chunk(region, request.snapshot_id, request.number)
+            )
+        except VaultError as error:
+            _abort(context, error)
+
+    def Forward(  # noqa: N802
+        self, request: pb.ForwardRequest, context: grpc.ServicerContext
+    ) -> pb.ForwardReply:
+        """Run a write of a caller of another region, by our own copy of the roles."""
+        try:
+            region = self._peer(context)
+            if region.state not in RECEIVING:
+                raise AccessDenied(
+                    "regions/{region} is {state}; it may not forward",
+                    region=region.id,
+                    state=region.state,
+                )
+            if request.method not in FORWARDABLE:
+                raise AccessDenied(
+                    "{method} may not be forwarded; call the primary itself",
+                    method=request.method[:100],
+                )
+            return executed_out(
+                self._workers.execute(
+                    request.method,
+                    request.request,
+                    principal=request.principal,
+                    via_region=region.id,
+                )
+            )
+        except VaultError as error:
+            _abort(context, error)
+
+    def _peer(self, context: grpc.ServicerContext) -> RegionRecord:
+        primary = self._trust.primary().id
+        if primary != self._trust.identity.region:
+            raise NotPrimary("the primary is {region}", region=primary)
+        shown = context.auth_context().get("x509_pem_cert", [b""])
+        return self._trust.peer(bytes(shown[0]).decode())
+
+    def _greet(self, up: Iterator[pb.Up], record: RegionRecord) -> FollowerLink:
+        first = next(up, None)
+        if first is None or not first.HasField("hello"):
+            raise errors.InvalidRequest("a link begins with Hello")
+        hello = first.hello
+        if hello.region != record.id or hello.vault_id != self._trust.identity.vault_id:
+            raise errors.InvalidRequest(
+                "region {region} of vault {vault} says that it is region {said} of "
+                "vault {said_vault}",
+                region=record.id,
+                vault=self._trust.identity.vault_id,
+                said=hello.region[:50],
+                said_vault=hello.vault_id[:50],
+            )
+        head = head_in(hello.head) if hello.HasField("head") else None
+        link = FollowerLink(record.id, Greeting(hello.vault_id, head, hello.release))
+        if head is None:
+            link.wants_snapshot = True
+        else:
+            link.wants_snapshot = not self._kept(link, head)
+            link.acked, link.sent = head, head.position.index
+        return link
+
+    def _kept(self, link: FollowerLink, head: Head) -> bool:
+        """Tell whether our log still has what follows `head`, which must be in it."""
+        try:
+            ours = self._store.head_at(head.position.index)
+        except LogCompacted:
+            return False
+        if ours != head:
+            raise self._two_histories(link, head, ours)
+        return True
+
+    def _listen(self, link: FollowerLink, up: Iterator[pb.Up]) -> None:
+        reason = "the region hung up"
+        try:
+            for message in up:
+                if message.HasField("ack"):
+                    self._acknowledge(link, head_in(message.ack.head))
+                elif message.HasField("reply"):
+                    self._links.replied(link, message.reply)
+        except VaultError as error:
+            reason = str(error)
+        except grpc.RpcError:
+            pass
+        self._links.detach(link, reason)
+
+    def _acknowledge(self, link: FollowerLink, head: Head) -> None:
+        if head != link.acked and self._store.head_at(head.position.index) != head:
+            raise self._two_histories(link, head, None)
+        self._alarms.clear(f"follower {link.region}")
+        self._links.acknowledged(link, head, newest=self._store.head())
+
+    def _two_histories(
+        self, link: FollowerLink, theirs: Head, ours: Head | None
+    ) -> IntegrityFailure:
+        error = TwoHistories(
+            "region {region} holds another history: it is at {theirs}, and this log "
+            "{ours}. Nothing was sent; was this region restored from an older copy?",
+            region=link.region,
+            theirs=theirs.position,
+            ours="does not go so far" if ours is None else "differs there",
+        )
+        self._alarms.sound(f"follower {link.region}", str(error))
+        report(Event.LINK_STOPPED, subject=link.region, problem=str(error))
+        return error
+
+
+def listen(
+    servicer: ReplicationServicer, trust: Trust, address: str
+) -> tuple[grpc.Server, int]:
+    """Start the private listener; the server, and the port it got."""
+    server = grpc.server(
+        ThreadPoolExecutor(_THREADS, thread_name_prefix="replication"),
+        options=server_options(),
+        compression=grpc.Compression.Gzip,
+    )
+    rpc.add_ReplicationServiceServicer_to_server(servicer, server)
+    try:
+        port = server.add_secure_port(address, trust.server_credentials())
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"cannot listen on {address} for other regions: the port is in use. Stop "
+            "what uses it, or change private_port in region.toml"
+        ) from error
+    server.start()
+    return server, port
+
+
+def _abort(context: grpc.ServicerContext, error: VaultError) -> NoReturn:
+    code = next(
+        (code for kind, code in _CODES if isinstance(error, kind)),
+        grpc.StatusCode.UNAVAILABLE,
+    )
+    context.abort(code, f"{error.reason}: {error}")
+    raise AssertionError  # abort does not return
+
+
+def _text(head: Head | None) -> str:
+    return str(head.position) if head else "nothing"
