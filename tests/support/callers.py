@@ -1,12 +1,14 @@
 """Callers of a vault that runs, and what they ask of it most."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+import grpc
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -17,18 +19,17 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmvault.model.log import Position
+from hsmvault.regions.layout import PARTITIONS
 from hsmvault.v1.access_service_pb2 import CreateRoleAssignmentRequest
 from hsmvault.v1.crypto_service_pb2 import SignRequest, SignResponse
 from hsmvault.v1.key_service_pb2 import CreateKeyRequest, GetKeyRequest
 from hsmvault.v1.region_service_pb2 import GetTopologyRequest
 from hsmvault.v1.resources_pb2 import Key, KeySpec, RoleAssignment
 from tests.support.regions import LiveVault, running_vault
-from tests.support.served import Caller
+from tests.support.served import Caller, refusal
 
 SECONDS: Final = 60.0
 """For any one call: a busy machine is no bug."""
-
-PARTITIONS: Final = ("p0", "p1", "p2")
 
 USER: Final = "Managed HSM Crypto User"
 OFFICER: Final = "Managed HSM Crypto Officer"
@@ -78,6 +79,13 @@ def populated_vault(directory: Path, *extended: str) -> Iterator[Callers]:
             vault.extend(region)
             vault.add(region)
         yield Callers(vault)
+
+
+def refusals(
+    callers: Iterable[Caller], ask: Callable[[Caller], object]
+) -> list[tuple[grpc.StatusCode, str, str]]:
+    """Ask each, each must be refused: code, reason and message of every refusal."""
+    return [refusal(partial(ask, caller)) for caller in callers]
 
 
 def create(

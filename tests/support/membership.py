@@ -14,10 +14,10 @@ import grpc
 
 from hsmvault.config import RegionConfig
 from hsmvault.model.log import Position
+from hsmvault.regions.layout import PARTITIONS
 from hsmvault.v1.region_service_pb2 import ListRegionsRequest
 from tests.support import outside
 from tests.support.callers import (
-    PARTITIONS,
     SECONDS,
     Callers,
     create,
@@ -148,7 +148,9 @@ def _left(
     )
     # The others hear of it, and destroy what they shared with it.
     call.vault.north.wait_until(
-        lambda: not any(name in label for told in labels(call).values() for label in told),
+        lambda: (
+            not any(name in label for told in labels(call).values() for label in told)
+        ),
         what=f"the pair keys with {name} to be gone",
     )
     rows = outside.wrapped_rows(call.vault.north)

@@ -53,7 +53,7 @@ def newest(region: LiveRegion) -> tuple[int, bytes]:
 
 def chains(region: LiveRegion) -> dict[int, bytes]:
     """The chain value of every entry that a region has."""
-    return dict(_asked(region, "SELECT idx, chain FROM log"))  # type: ignore[arg-type]
+    return dict(_asked(region, "SELECT idx, chain FROM log"))
 
 
 def values(region: LiveRegion) -> set[bytes]:
@@ -135,7 +135,9 @@ def prime_factor_in(raw: bytes, public: bytes) -> bool:
     )
 
 
-def gcm_key_in(raw: bytes, *, bits: int, iv: bytes, plain: bytes, sealed: bytes) -> bool:
+def gcm_key_in(
+    raw: bytes, *, bits: int, iv: bytes, plain: bytes, sealed: bytes
+) -> bool:
     """Whether the key is there by which AES-GCM made `sealed` of `plain`."""
     block = iv + (2).to_bytes(4)
     stream = bytes(a ^ b for a, b in zip(plain[:16], sealed[:16], strict=True))

@@ -1,0 +1,104 @@
+"""The pool manager of this region, as partition servers and operators see it."""
+
+from typing import Final
+
+from hsmvault.local import sockets
+from hsmvault.local.status import raised
+from hsmvault.local.v1 import local_service_pb2 as pb
+from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
+from hsmvault.model.log import Position
+from hsmvault.regions.layout import Layout
+from hsmvault.regions.ports import Executed
+from hsmvault.vault.ports import Awaited, Follower, RemovalOrder, Replication
+
+_WHO: Final = "the pool manager"
+_STATUS_SECONDS: Final = 5.0
+_CHANGE_SECONDS: Final = 30.0
+"""To check a change of regions and log it; the work itself goes on afterwards."""
+_GRACE_SECONDS: Final = 2.0
+"""So that an answer that comes at its deadline still arrives."""
+
+
+class ManagerClient:
+    """The pool manager's duties, over its socket. Any thread may ask.
+
+    Raises what the manager raised, or Unanswered.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        """Connect when first used."""
+        self._channel = sockets.dial(layout.manager_socket)
+        self._stub = pb_grpc.ManagerWorkStub(self._channel)
+
+    def replication(self) -> Replication:
+        """How this region stands to the others."""
+        with raised(_WHO):
+            reply = self._stub.Replication(
+                pb.ReplicationRequest(), timeout=_STATUS_SECONDS
+            )
+        return Replication(
+            primary_reachable=reply.primary_reachable,
+            followers=tuple(
+                Follower(
+                    region=one.region,
+                    connected=one.connected,
+                    watermark=one.watermark,
+                    lag_entries=one.lag_entries,
+                    lag_ms=one.lag_ms,
+                    last_sync_ms=one.last_sync_ms,
+                    migration_percent=one.migration_percent,
+                )
+                for one in reply.followers
+            ),
+            alarms=tuple(reply.alarms),
+        )
+
+    def forward(
+        self, method: str, request: bytes, *, principal: str, seconds: float
+    ) -> Executed:
+        """Run a write at the primary on behalf of a caller of this region."""
+        message = pb.ForwardRequest(
+            method=method,
+            request=request,
+            principal=principal,
+            timeout_ms=int(seconds * 1000),
+        )
+        with raised(_WHO):
+            done = self._stub.Forward(message, timeout=seconds + _GRACE_SECONDS)
+        return Executed(done.response, done.status, done.position)
+
+    def await_watermark(
+        self, position: Position, *, regions: int, seconds: float
+    ) -> Awaited:
+        """Wait until so many regions (-1: all) have it; who is behind at the end."""
+        message = pb.AwaitWatermarkRequest(
+            position=str(position), regions=regions, timeout_ms=int(seconds * 1000)
+        )
+        with raised(_WHO):
+            reply = self._stub.AwaitWatermark(message, timeout=seconds + _GRACE_SECONDS)
+        return Awaited(reply.reached, tuple(reply.behind))
+
+    def add_region(self, record: bytes, *, principal: str) -> Executed:
+        """Start adding the region of a RegionRecord; the record as logged."""
+        message = pb.RegionChange(record=record, principal=principal)
+        with raised(_WHO):
+            reply = self._stub.AddRegion(message, timeout=_CHANGE_SECONDS)
+        return Executed(reply.record, b"", reply.position)
+
+    def remove_region(self, order: RemovalOrder, *, principal: str) -> Executed:
+        """Start removing a region; its record as logged."""
+        message = pb.RegionChange(
+            region=order.region,
+            force=order.force,
+            principal=principal,
+            order_time_ms=order.time_ms,
+            order_certificate=order.certificate,
+            order_signature=order.signature,
+        )
+        with raised(_WHO):
+            reply = self._stub.RemoveRegion(message, timeout=_CHANGE_SECONDS)
+        return Executed(reply.record, b"", reply.position)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()

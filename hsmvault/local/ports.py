@@ -1,0 +1,33 @@
+"""What the local services need from the process around them."""
+
+from typing import Protocol
+
+from hsmvault.regions.ports import Executed
+from hsmvault.vault.ports import Hsm, PartitionState, PoolHsm
+
+
+class WorkingHsm(Hsm, PoolHsm, Protocol):
+    """A partition with all that it can do."""
+
+
+class PartitionDuties(Protocol):
+    """What a partition server does for the other processes of its region."""
+
+    @property
+    def hsm(self) -> WorkingHsm: ...
+
+    @property
+    def vault_id(self) -> str: ...
+
+    def state(self) -> PartitionState: ...
+
+    def execute(
+        self,
+        method: str,
+        request: bytes,
+        *,
+        principal: str,
+        via_region: str,
+        timeout: float,
+    ) -> Executed:
+        """Run a public RPC for a caller of another region; never raises VaultError."""

@@ -1,0 +1,225 @@
+"""A partition server's process: one HSM partition, and the whole public API on it.
+
+`python -m hsmvault.server.partition DIR p0`, under the supervisor. Crash-only: where
+its HSM or its store fails, the process ends, and is started again.
+"""
+
+import gc
+import sys
+import time
+from contextlib import suppress
+from typing import Final
+
+from hsmvault import config
+from hsmvault.api import services
+from hsmvault.config import RegionConfig
+from hsmvault.hsm.partition import Partition
+from hsmvault.local import partition_service, sockets
+from hsmvault.local.manager_client import ManagerClient
+from hsmvault.local.partition_client import PartitionClients, SiblingWitness
+from hsmvault.model.errors import IntegrityFailure, NotServing, Overloaded, Unavailable
+from hsmvault.regions.card import Card
+from hsmvault.regions.ports import Executed
+from hsmvault.server.anchoring import Anchoring, require_not_behind
+from hsmvault.server.beat import Beat, Heart
+from hsmvault.server.child import Role, Stop, begin, guarded
+from hsmvault.server.listeners import Listeners
+from hsmvault.server.opening import open_partition, open_store
+from hsmvault.store.store import Store
+from hsmvault.telemetry import Event, identify, report
+from hsmvault.vault.memory import Memory
+from hsmvault.vault.ports import PartitionState
+
+START_SECONDS: Final = 30.0
+"""To log in and check every key. A module that takes longer hangs."""
+WATCH_SECONDS: Final = 0.1
+ANCHOR_SECONDS: Final = 30.0
+LOST_GRACE_SECONDS: Final = 0.5
+"""For the calls that met the fault to be answered."""
+_LOCAL_THREADS: Final = 16
+"""Work for the manager, and forwarded writes, which wait."""
+
+
+class PartitionServer:
+    """The process, from its first beat to its last."""
+
+    def __init__(self, role: Role, settings: RegionConfig) -> None:
+        """Open nothing yet."""
+        self._settings = settings
+        self._name = role.name
+        self._stop = Stop()
+        self._started = time.monotonic()
+        self._hsm: Partition | None = None
+        self._store: Store | None = None
+        self._serving = False
+        self._problem = "starting"
+        self._lost = ""
+        self._position = ""
+        self.heart = Heart(role.beat_fd, self._beat)
+
+    def run(self) -> str:
+        """Serve until SIGTERM; or until the HSM is lost, and answer why."""
+        self.heart.start()
+        card = Card.parse(self._settings.layout.card.read_text(encoding="utf-8"))
+        self._hsm = hsm = open_partition(
+            self._settings, self._name, vault_id=card.vault_id, on_lost=self._on_lost
+        )
+        self._store = store = open_store(self._settings)
+        require_not_behind(hsm, store)
+        report(Event.PARTITION_OPENED)
+
+        memory = Memory(store, hsm, region=self._settings.region.name)
+        layout = self._settings.layout
+        witness = SiblingWitness(layout, own=self._name)
+        manager = ManagerClient(layout)
+        siblings = PartitionClients(layout)
+        public = services.build(
+            region=self._settings.region.name,
+            partition=self._name,
+            store=store,
+            hsm=hsm,
+            witness=witness,
+            manager=manager,
+            partitions=siblings,
+            memory=memory,
+            limits=_limits(self._settings),
+        )
+        local = sockets.listen(layout.socket(self._name), threads=_LOCAL_THREADS)
+        partition_service.add_to(local, _Duties(self, hsm, public, card.vault_id))
+        listeners = Listeners(self._settings, self._name, public)
+        # What is here now stays as long as the process: not worth looking at again.
+        gc.freeze()
+        local.start()
+        listeners.start()
+
+        anchoring = Anchoring(hsm, store)
+        self._serve(memory, public, anchoring)
+
+        report(Event.PROCESS_DRAINING, problem=self._lost)
+        self._serving, self._problem = False, self._lost or "draining"
+        public.set_serving(serving=False)
+        if self._lost:
+            listeners.stop(grace=LOST_GRACE_SECONDS)
+            return self._lost
+        listeners.stop()
+        local.stop(1.0).wait(2.0)
+        anchoring.write()
+        store.close()
+        return ""
+
+    def _serve(
+        self, memory: Memory, public: services.Services, anchoring: Anchoring
+    ) -> None:
+        """Watch over the copy of the log until the process is to end."""
+        anchored = time.monotonic()
+        while not self._stop.wait(WATCH_SECONDS):
+            try:
+                self._position = memory.refresh().served
+                problem = ""
+            except NotServing as error:
+                problem = str(error)
+            except (Unavailable, IntegrityFailure) as error:
+                problem = f"the store cannot be read: {error}"
+                if problem != self._problem:
+                    report(Event.INTEGRITY_FAILED, problem=problem)
+            serving = not problem
+            if serving is not self._serving:
+                public.set_serving(serving=serving)
+                if serving:
+                    report(Event.PROCESS_READY, position=self._position)
+            self._serving, self._problem = serving, problem
+            if time.monotonic() - anchored > ANCHOR_SECONDS:
+                # Busy: the token remembers the head the next time.
+                with suppress(Overloaded):
+                    anchoring.write()
+                anchored = time.monotonic()
+
+    def state(self) -> PartitionState:
+        """How this partition is, for its siblings and the manager."""
+        hsm = self._hsm
+        return PartitionState(
+            name=self._name,
+            serving=self._serving,
+            problem=self._problem,
+            position=self._position,
+            open_keys=hsm.open_keys if hsm else 0,
+        )
+
+    def _on_lost(self, problem: str) -> None:
+        report(Event.PARTITION_LOST, problem=problem)
+        self._lost = problem
+        self._stop.set()
+
+    def _beat(self) -> Beat | None:
+        hsm = self._hsm
+        if hsm is None:
+            late = time.monotonic() - self._started > START_SECONDS
+            return None if late else Beat(problem=self._problem)
+        # A call that hangs: the process is of no use, and cannot end by itself.
+        if hsm.overdue():
+            return None
+        return Beat(
+            serving=self._serving,
+            problem=self._problem,
+            position=self._position,
+            open_keys=hsm.open_keys,
+        )
+
+
+class _Duties:
+    """local.ports.PartitionDuties."""
+
+    def __init__(
+        self,
+        server: PartitionServer,
+        hsm: Partition,
+        public: services.Services,
+        vault_id: str,
+    ) -> None:
+        self._server = server
+        self._public = public
+        self.hsm = hsm
+        self.vault_id = vault_id
+
+    def state(self) -> PartitionState:
+        return self._server.state()
+
+    def execute(
+        self,
+        method: str,
+        request: bytes,
+        *,
+        principal: str,
+        via_region: str,
+        timeout: float,
+    ) -> Executed:
+        return self._public.execute(
+            method,
+            request,
+            principal=principal,
+            via_region=via_region,
+            seconds=timeout,
+        )
+
+
+def _limits(settings: RegionConfig) -> services.Limits:
+    limits = settings.limits
+    return services.Limits(
+        message_bytes=limits.message_bytes,
+        metadata_bytes=limits.metadata_bytes,
+        waiting_threads=limits.waiting_threads,
+        waiting_max=limits.waiting_calls,
+    )
+
+
+def main() -> None:
+    """Run one partition server of a region."""
+    role = begin(sys.argv[1:])
+    settings = config.load(role.directory)
+    identify(process=role.name, region=settings.region.name)
+    server = PartitionServer(role, settings)
+    guarded(server.heart, f"partition {role.name}", server.run)
+
+
+if __name__ == "__main__":
+    main()

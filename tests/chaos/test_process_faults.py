@@ -1,0 +1,215 @@
+"""Processes that die or hang. The region goes on, and they come back by themselves."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from hsmvault.v1 import (
+    crypto_service_pb2,
+    crypto_service_pb2_grpc,
+    key_service_pb2,
+    key_service_pb2_grpc,
+    resources_pb2,
+)
+from tests.support.regions import LiveRegion, LiveVault, alive, running_vault
+
+pytestmark = pytest.mark.softhsm
+
+KEY = "payroll"
+
+
+@pytest.fixture(scope="module")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveVault]:
+    with running_vault(tmp_path_factory.mktemp("faults")) as vault:
+        vault.grant("alice", "Managed HSM Crypto User")
+        create(vault, KEY, type="EC")
+        yield vault
+
+
+@pytest.fixture
+def north(vault: LiveVault) -> LiveRegion:
+    if vault.north.process is None:
+        vault.north.serve()
+    vault.north.wait_serving(manager=True)
+    return vault.north
+
+
+def create(vault: LiveVault, key_id: str, **spec: str | int) -> resources_pb2.Key:
+    stub = key_service_pb2_grpc.KeyServiceStub(vault.channel(caller="alice"))
+    key = resources_pb2.Key(spec=resources_pb2.KeySpec(**spec))  # type: ignore[arg-type]
+    return stub.CreateKey(
+        key_service_pb2.CreateKeyRequest(key_id=key_id, key=key), timeout=60
+    )
+
+
+def sign(vault: LiveVault, partition: str) -> crypto_service_pb2.SignResponse:
+    stub = crypto_service_pb2_grpc.CryptoServiceStub(
+        vault.channel(caller="alice", partition=partition)
+    )
+    return stub.Sign(
+        crypto_service_pb2.SignRequest(
+            name=f"keys/{KEY}", algorithm="ES256", digest=bytes(32)
+        ),
+        timeout=30,
+        wait_for_ready=True,
+    )
+
+
+def wait_restarted(region: LiveRegion, name: str, former: int) -> None:
+    region.wait_until(
+        lambda: (
+            region.partition(name)["state"] == "serving"
+            and region.partition(name)["pid"] != former
+        ),
+        what=f"{name} to come back",
+    )
+
+
+def test_a_killed_partition_comes_back_and_its_siblings_serve_on(
+    vault: LiveVault, north: LiveRegion
+) -> None:
+    restarts = north.partition("p0")["restarts"]
+    former = north.kill_partition("p0")
+
+    assert sign(vault, "p1").served.partition == "p1"
+    assert sign(vault, "p2").served.partition == "p2"
+
+    wait_restarted(north, "p0", former)
+    assert sign(vault, "p0").served.partition == "p0"
+    assert north.partition("p0")["restarts"] == restarts + 1
+
+
+def test_a_partition_that_hangs_is_killed_and_comes_back(
+    vault: LiveVault, north: LiveRegion
+) -> None:
+    """Stopped, it keeps its port open: the kernel would go on giving it calls."""
+    former = north.pause_partition("p1")
+
+    wait_restarted(north, "p1", former)
+
+    assert not alive(former)
+    assert sign(vault, "p1").served.partition == "p1"
+    assert '"event": "process.killed"' in north.said
+
+
+def test_without_the_pool_manager_keys_are_still_made_and_used(
+    vault: LiveVault, north: LiveRegion
+) -> None:
+    former = north.kill_partition("manager")
+
+    create(vault, "made-without-manager", type="oct")
+    assert sign(vault, "p2").signature
+
+    wait_restarted(north, "manager", former)
+
+
+def test_with_one_partition_left_the_region_serves(
+    vault: LiveVault, north: LiveRegion
+) -> None:
+    former = {name: north.pause_partition(name) for name in ("p0", "p2")}
+
+    key = create_at(vault, "p1", "made-alone")
+    assert sign(vault, "p1").signature
+    assert key.state == resources_pb2.Key.State.ACTIVE
+
+    for name, pid in former.items():
+        wait_restarted(north, name, pid)
+
+
+def create_at(vault: LiveVault, partition: str, key_id: str) -> resources_pb2.Key:
+    stub = key_service_pb2_grpc.KeyServiceStub(
+        vault.channel(caller="alice", partition=partition)
+    )
+    key = resources_pb2.Key(spec=resources_pb2.KeySpec(type="EC"))
+    return stub.CreateKey(
+        key_service_pb2.CreateKeyRequest(key_id=key_id, key=key), timeout=60
+    )
+
+
+def test_a_call_in_flight_ends_well_when_the_region_is_stopped(
+    vault: LiveVault, north: LiveRegion
+) -> None:
+    answers: list[resources_pb2.Key | grpc.RpcError] = []
+    started = threading.Event()
+
+    def generate() -> None:
+        stub = key_service_pb2_grpc.KeyServiceStub(vault.channel(caller="alice"))
+        spec = resources_pb2.KeySpec(type="RSA", bits=2048)
+        call = stub.CreateKey.future(
+            key_service_pb2.CreateKeyRequest(
+                key_id="made-while-draining", key=resources_pb2.Key(spec=spec)
+            ),
+            timeout=60,
+        )
+        started.set()
+        try:
+            answers.append(call.result())
+        except grpc.RpcError as error:
+            answers.append(error)
+
+    caller = threading.Thread(target=generate)
+    caller.start()
+    started.wait()
+    # Until it is in the HSM.
+    pids = [north.partition(p)["pid"] for p in ("p0", "p1", "p2")]
+    north.wait_until(lambda: any(map(_generating, pids)) or bool(answers), what="work")
+
+    code = north.stop()
+    caller.join()
+
+    assert code == 0
+    assert isinstance(answers[0], resources_pb2.Key), answers[0]
+    north.serve()
+    stub = key_service_pb2_grpc.KeyServiceStub(vault.channel(caller="alice"))
+    found = stub.GetKey(
+        key_service_pb2.GetKeyRequest(name="keys/made-while-draining"), timeout=30
+    )
+    assert found == answers[0]
+
+
+def _generating(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return any(
+        (thread / "comm").read_text().startswith("waiting")
+        and "R" in (thread / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        for thread in threads
+    )
+
+
+def test_no_process_outlives_its_supervisor(
+    vault: LiveVault, north: LiveRegion
+) -> None:
+    """Not even one that hangs: it would keep the ports, and its login to the token."""
+    pids = [int(p["pid"]) for p in north.processes()]
+    assert len(pids) == 4
+    assert all(map(alive, pids))
+    north.pause_partition("p1")
+
+    # Waits until all are gone.
+    north.kill()
+
+    assert not any(map(alive, pids))
+    # Nothing was left that would keep it from starting again.
+    north.serve()
+    assert sign(vault, "p0").signature
+
+
+def test_sigint_to_the_whole_group_drains_like_sigterm(
+    vault: LiveVault, north: LiveRegion
+) -> None:
+    """Ctrl-C in a terminal reaches every process; only the supervisor decides."""
+    for process in north.processes():
+        os.kill(int(process["pid"]), signal.SIGINT)
+
+    assert sign(vault, "p0").signature
+    assert north.process is not None
+    north.process.send_signal(signal.SIGINT)
+    code = north.ended()
+
+    assert code == 0
+    assert not north.layout.status.exists()
