@@ -1,0 +1,169 @@
+"""The options that every command of a connected vault takes, and the connection.
+
+They come last in a command's help, under a heading of their own; each can be set in
+the environment instead, and a profile file stands for all of them.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+import click
+
+from hsmvault.client.connect import Vault, connect
+from hsmvault.client.profile import Profile
+from hsmvault.model.errors import ConfigurationError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TIMEOUT: Final = 5.0
+"""Seconds to find anybody: at a prompt one does not wait long for nothing."""
+
+_OPTIONS: Final = (
+    click.option(
+        "--profile",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="HSMVAULT_PROFILE",
+        help="File that names endpoints, certificate, key and CA.",
+    ),
+    click.option(
+        "--endpoint",
+        "endpoints",
+        multiple=True,
+        envvar="HSMVAULT_ENDPOINT",
+        metavar="HOST:PORT",
+        help="Any address of any region; may be repeated.",
+    ),
+    click.option(
+        "--certificate",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="HSMVAULT_CERTIFICATE",
+        help="Your client certificate (PEM).",
+    ),
+    click.option(
+        "--key",
+        "private_key",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="HSMVAULT_KEY",
+        help="Its private key (PEM).",
+    ),
+    click.option(
+        "--ca",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="HSMVAULT_CA",
+        help="The CA of the vault's servers (PEM).",
+    ),
+    click.option(
+        "--at",
+        "region",
+        default="",
+        envvar="HSMVAULT_REGION",
+        metavar="REGION",
+        help="Ask this region, and no other.",
+    ),
+    click.option(
+        "--min-position",
+        default="",
+        metavar="POSITION",
+        help="Answer only from what includes this position.",
+    ),
+)
+
+CONNECTION: Final = frozenset(
+    {"profile", "endpoints", "certificate", "private_key", "ca", "region"}
+    | {"min_position", "output"}
+)
+"""Parameters that help lists apart."""
+
+_OUTPUT: Final = click.option(
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    envvar="HSMVAULT_OUTPUT",
+    help="For people or for programs.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the vault is, who we are, and how answers are to look."""
+
+    profile: Path | None
+    endpoints: tuple[str, ...]
+    certificate: Path | None
+    private_key: Path | None
+    ca: Path | None
+    region: str
+    min_position: str
+    output: str
+
+    @property
+    def as_json(self) -> bool:
+        return self.output == "json"
+
+    def open(self) -> Vault:
+        """Connect, or raise what is in the way."""
+        given = (self.endpoints, self.certificate, self.private_key, self.ca)
+        if self.profile is None and not all(given):
+            raise ConfigurationError(
+                "where is the vault, and who are you? Give --profile FILE (or set "
+                "HSMVAULT_PROFILE), or --endpoint with --certificate, --key and --ca. "
+                "`hsmvault dev up` starts a vault to try, and writes a profile"
+            )
+        return connect(
+            self.endpoints,
+            certificate=self.certificate,
+            key=self.private_key,
+            ca=self.ca,
+            profile=self.profile,
+            timeout=TIMEOUT,
+        )
+
+    def identity(self) -> tuple[Path, Path]:
+        """Return certificate and key, for what an administrator must sign."""
+        if self.certificate is not None and self.private_key is not None:
+            return self.certificate, self.private_key
+        if self.profile is None:
+            raise ConfigurationError("give --profile, or --certificate and --key")
+        known = Profile.load(self.profile)
+        return self.certificate or known.certificate, self.private_key or known.key
+
+
+class Asking:
+    """What a command works with: a view of the vault, and the connection's options."""
+
+    def __init__(self, connection: Connection, vault: Vault) -> None:
+        self.connection = connection
+        self.whole = vault
+        """Every region, whatever --at says."""
+        view = vault.at(connection.region) if connection.region else vault
+        position = connection.min_position
+        self.vault = view.session(position) if position else view
+
+    @property
+    def as_json(self) -> bool:
+        return self.connection.as_json
+
+
+def output_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Add --output alone: to commands that connect to nothing."""
+    return _OUTPUT(function)
+
+
+def connected(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the connection's options, and hand the command an `Asking` first."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **given: Any) -> None:
+        connection = Connection(**{name: given.pop(name) for name in CONNECTION})
+        click.get_current_context().meta["output"] = connection.output
+        with connection.open() as vault:
+            function(Asking(connection, vault), *args, **given)
+
+    decorated: Callable[..., None] = run
+    for option in reversed((*_OPTIONS, _OUTPUT)):
+        decorated = option(decorated)
+    return decorated

@@ -1,0 +1,189 @@
+"""The way in: `hsmvault.connect(...)` gives a Vault, to be closed when done."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from hsmvault.client.balancing import Pool
+from hsmvault.client.caller import Caller, Seen
+from hsmvault.client.credentials import Credentials, Source
+from hsmvault.client.crypto import Crypto
+from hsmvault.client.failover import Failover, diagnosis
+from hsmvault.client.keys import Keys
+from hsmvault.client.methods import DEADLINE, GET_TOPOLOGY
+from hsmvault.client.profile import Profile
+from hsmvault.client.refresh import Refresher
+from hsmvault.client.regions import Regions
+from hsmvault.client.roles import Roles
+from hsmvault.client.topology import VaultMap
+from hsmvault.model.errors import ConfigurationError, Unavailable
+from hsmvault.model.log import Position
+from hsmvault.v1.region_service_pb2 import GetTopologyRequest, Topology
+
+_LOOK: Final = 0.1
+"""Seconds between two looks at how the first connections are doing."""
+
+_WARM: Final = 1.0
+"""Seconds that connecting waits for every partition of the preferred region: the first
+call should not find only one of three."""
+
+
+class Vault(Crypto):
+    """A connected vault: crypto calls here, `keys`, `roles`, `regions` beside them.
+
+    May be used by any number of threads. `at` and `session` give views of the same
+    connections; only the vault that `connect` returned needs closing.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        failover: Failover,
+        caller: Caller,
+        refresher: Refresher | None = None,
+    ) -> None:
+        super().__init__(caller)
+        self._pool = pool
+        self._failover = failover
+        self._refresher = refresher
+        self.keys = Keys(caller)
+        self.roles = Roles(caller)
+        self.regions = Regions(caller)
+
+    def at(self, region: str) -> "Vault":
+        """Return a view whose calls only this region answers; no failing over."""
+        caller = Caller(
+            self._failover,
+            seen=self._caller.seen,
+            region=region.removeprefix("regions/"),
+        )
+        return Vault(self._pool, self._failover, caller)
+
+    def session(self, position: str = "") -> "Vault":
+        """Return a view that reads its own writes, whichever region answers.
+
+        Every call waits until the serving region has reached the last position that
+        this session saw. `position` continues another session, of another process.
+        """
+        seen = Seen()
+        if position:
+            seen.observe(str(Position.parse(position)))
+        caller = Caller(
+            self._failover, seen=seen, region=self._caller.region, own_writes=True
+        )
+        return Vault(self._pool, self._failover, caller)
+
+    @property
+    def position(self) -> str:
+        """The last position that an answer has shown; "" before the first."""
+        return self._caller.seen.text
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The regions that calls go to, the preferred one first."""
+        return self._pool.order
+
+    def refresh(self) -> None:
+        """Ask for the topology now, rather than within 15 seconds."""
+        answer, _ = self._failover.call(
+            GET_TOPOLOGY, GetTopologyRequest(), timeout=DEADLINE, region=None
+        )
+        self._pool.learn(VaultMap.of(answer))
+
+    def close(self) -> None:
+        """End the background work and close every connection."""
+        if self._refresher is not None:
+            self._refresher.close()
+            self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def connect(
+    endpoints: str | Sequence[str] = (),
+    *,
+    certificate: Source | None = None,
+    key: Source | None = None,
+    ca: Source | None = None,
+    profile: Path | str | None = None,
+    region: str = "",
+    timeout: float = DEADLINE,
+) -> Vault:
+    """Connect to a vault by any of its addresses, and learn the others from it.
+
+    Give `endpoints` (host:port, any region's), a client `certificate` with its `key`,
+    and the `ca` that the vault's servers are from: paths, or PEM as bytes. Or give a
+    `profile` that names them. `region` is preferred while it is healthy; by default
+    the nearest one is. Raises Unavailable if nobody answers within `timeout` seconds,
+    CertificateRefused if a certificate is in the way, ConfigurationError for a file
+    that is missing.
+    """
+    if profile is not None:
+        known = Profile.load(Path(profile))
+        endpoints = endpoints or known.endpoints
+        certificate = certificate or known.certificate
+        key, ca = key or known.key, ca or known.ca
+        region = region or known.region
+    seeds = [endpoints] if isinstance(endpoints, str) else list(endpoints)
+    if not seeds or certificate is None or key is None or ca is None:
+        raise ConfigurationError(
+            "to connect takes endpoints, certificate, key and ca, or a profile that "
+            "names them; `hsmvault caller add` and `hsmvault dev up` write one"
+        )
+    credentials = Credentials.load(certificate=certificate, key=key, ca=ca)
+    pool = Pool(credentials, seeds, region=region)
+    try:
+        return _opened(pool, timeout)
+    except BaseException:
+        pool.close()
+        raise
+
+
+def _opened(pool: Pool, timeout: float) -> Vault:
+    """Learn the topology from whoever answers first."""
+    ends = time.monotonic() + timeout
+
+    def ask(seconds: float) -> Topology:
+        answer, _ = failover.call(
+            GET_TOPOLOGY, GetTopologyRequest(), timeout=seconds, region=None
+        )
+        return answer
+
+    refresher = Refresher(pool, ask)
+    failover = Failover(pool, troubled=refresher.troubled)
+    _await_somebody(pool, ends)
+    pool.learn(VaultMap.of(ask(max(ends - time.monotonic(), _LOOK))))
+    first = pool.order[0] if pool.order else None
+    warm = min(time.monotonic() + _WARM, ends)
+    while pool.unready(first) and time.monotonic() < warm:
+        pool.wait(_LOOK)
+    refresher.start()
+    return Vault(pool, failover, Caller(failover, seen=Seen()), refresher)
+
+
+def _await_somebody(pool: Pool, ends: float) -> None:
+    """Wait for the first connection; a certificate in the way is said at once."""
+    while not pool.ready():
+        late = time.monotonic() > ends
+        for endpoint in pool.failed():
+            refusal = diagnosis(endpoint, patient=late)
+            if refusal is not None:
+                raise refusal
+        if late:
+            raise Unavailable(
+                "nobody answers at {addresses}; is the region running? "
+                "`hsmvault serve --region DIR` starts it, `hsmvault dev up` a trial",
+                addresses=", ".join(pool.addresses()),
+            )
+        pool.wait(_LOOK)

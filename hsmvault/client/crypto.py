@@ -1,0 +1,140 @@
+"""The use of keys. Names are keys (their current version) or versions."""
+
+import hashlib
+from typing import Final, Unpack
+
+from hsmvault.client import methods
+from hsmvault.client.caller import Caller, Options
+from hsmvault.client.keys import key_name
+from hsmvault.model.errors import InvalidRequest
+from hsmvault.v1 import crypto_service_pb2 as messages
+
+_HASHES: Final = {"256": "sha256", "384": "sha384", "512": "sha512"}
+
+
+def digest_of(algorithm: str, message: bytes) -> bytes:
+    """Hash a message as a signing algorithm wants it: the last digits say how."""
+    digits = algorithm.removesuffix("K")[-3:]
+    if digits not in _HASHES:
+        raise InvalidRequest("{algorithm} does not sign", algorithm=algorithm[:50])
+    return hashlib.new(_HASHES[digits], message).digest()
+
+
+class Crypto:
+    """Signing, verifying, encrypting, wrapping: any partition, any region."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def sign(
+        self,
+        name: str,
+        algorithm: str,
+        *,
+        digest: bytes | None = None,
+        message: bytes = b"",
+        **options: Unpack[Options],
+    ) -> messages.SignResponse:
+        """Sign a digest, or a message, which is hashed here and never sent."""
+        request = messages.SignRequest(
+            name=key_name(name),
+            algorithm=algorithm,
+            digest=digest_of(algorithm, message) if digest is None else digest,
+        )
+        return self._caller.call(methods.SIGN, request, **options)
+
+    def verify(
+        self,
+        name: str,
+        algorithm: str,
+        *,
+        signature: bytes,
+        digest: bytes | None = None,
+        message: bytes = b"",
+        **options: Unpack[Options],
+    ) -> messages.VerifyResponse:
+        """Check a signature; `valid` is False if it is not the key's."""
+        request = messages.VerifyRequest(
+            name=key_name(name),
+            algorithm=algorithm,
+            digest=digest_of(algorithm, message) if digest is None else digest,
+            signature=signature,
+        )
+        return self._caller.call(methods.VERIFY, request, **options)
+
+    def encrypt(
+        self,
+        name: str,
+        algorithm: str,
+        plaintext: bytes,
+        *,
+        aad: bytes = b"",
+        **options: Unpack[Options],
+    ) -> messages.EncryptResponse:
+        """Encrypt. Keep the answer's name, iv and tag beside the ciphertext."""
+        request = messages.EncryptRequest(
+            name=key_name(name),
+            algorithm=algorithm,
+            plaintext=plaintext,
+            additional_authenticated_data=aad,
+        )
+        return self._caller.call(methods.ENCRYPT, request, **options)
+
+    def decrypt(
+        self,
+        name: str,
+        algorithm: str,
+        ciphertext: bytes,
+        *,
+        iv: bytes = b"",
+        tag: bytes = b"",
+        aad: bytes = b"",
+        **options: Unpack[Options],
+    ) -> messages.DecryptResponse:
+        """Decrypt what `encrypt` made, by the version that it named."""
+        request = messages.DecryptRequest(
+            name=key_name(name),
+            algorithm=algorithm,
+            ciphertext=ciphertext,
+            iv=iv,
+            tag=tag,
+            additional_authenticated_data=aad,
+        )
+        return self._caller.call(methods.DECRYPT, request, **options)
+
+    def wrap(
+        self, name: str, algorithm: str, plaintext: bytes, **options: Unpack[Options]
+    ) -> messages.WrapKeyResponse:
+        """Wrap a key of yours."""
+        request = messages.WrapKeyRequest(
+            name=key_name(name), algorithm=algorithm, plaintext=plaintext
+        )
+        return self._caller.call(methods.WRAP_KEY, request, **options)
+
+    def unwrap(
+        self, name: str, algorithm: str, wrapped: bytes, **options: Unpack[Options]
+    ) -> messages.UnwrapKeyResponse:
+        """Unwrap what `wrap` or `generate_data_key` made, in any region."""
+        request = messages.UnwrapKeyRequest(
+            name=key_name(name), algorithm=algorithm, wrapped=wrapped
+        )
+        return self._caller.call(methods.UNWRAP_KEY, request, **options)
+
+    def generate_data_key(
+        self,
+        name: str,
+        *,
+        algorithm: str = "",
+        size: int = 32,
+        **options: Unpack[Options],
+    ) -> messages.GenerateDataKeyResponse:
+        """Make a data key of `size` bytes: use `plaintext`, keep `wrapped`."""
+        request = messages.GenerateDataKeyRequest(
+            name=key_name(name), algorithm=algorithm, bytes=size
+        )
+        return self._caller.call(methods.GENERATE_DATA_KEY, request, **options)
+
+    def random(self, count: int, **options: Unpack[Options]) -> bytes:
+        """Return 1 to 128 bytes from the HSM's generator."""
+        request = messages.GetRandomBytesRequest(count=count)
+        return self._caller.call(methods.GET_RANDOM_BYTES, request, **options).data

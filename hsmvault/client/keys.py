@@ -1,0 +1,196 @@
+"""The life of keys. Names may be given as `payroll` or as `keys/payroll`."""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Unpack
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from hsmvault.client import methods
+from hsmvault.client.caller import Caller, Options, WriteOptions
+from hsmvault.v1 import key_service_pb2 as messages
+from hsmvault.v1.resources_pb2 import Key, KeySpec, KeyVersion
+
+PAGE: Final = 500
+
+
+def key_name(name: str) -> str:
+    """Return the full name of a key or a version; what is full already stays."""
+    return name if name.startswith("keys/") else f"keys/{name}"
+
+
+def timestamp(when: dt.datetime) -> Timestamp:
+    """Convert; a time without zone is refused, because it would mean another."""
+    if when.tzinfo is None:
+        raise ValueError("give dates with their time zone, e.g. datetime.UTC")
+    made = Timestamp()
+    made.FromDatetime(when.astimezone(dt.UTC))
+    return made
+
+
+class Keys:
+    """`vault.keys`: create, look up, change, rotate, delete, recover, purge."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def create(
+        self,
+        key_id: str,
+        kind: str = "EC",
+        *,
+        curve: str = "",
+        bits: int = 0,
+        operations: Sequence[str] = (),
+        enabled: bool = True,
+        not_before: dt.datetime | None = None,
+        expire: dt.datetime | None = None,
+        tags: Mapping[str, str] | None = None,
+        deletion_protection: bool = False,
+        **options: Unpack[WriteOptions],
+    ) -> Key:
+        """Make a key: `EC` (default P-256), `RSA` (3072) or `oct` (256).
+
+        When it answers, the key is durable and was used once on another partition.
+        """
+        key = Key(
+            spec=KeySpec(type=kind, bits=bits, curve=curve),
+            operations=operations,
+            enabled=enabled,
+            tags=tags or {},
+            deletion_protection=deletion_protection,
+        )
+        if not_before is not None:
+            key.not_before_time.CopyFrom(timestamp(not_before))
+        if expire is not None:
+            key.expire_time.CopyFrom(timestamp(expire))
+        request = messages.CreateKeyRequest(
+            key_id=key_id.removeprefix("keys/"), key=key
+        )
+        return self._caller.call(methods.CREATE_KEY, request, **options)
+
+    def get(
+        self, name: str, *, deleted: bool = False, **options: Unpack[Options]
+    ) -> Key:
+        """Read a key; a soft-deleted one only if asked for."""
+        request = messages.GetKeyRequest(name=key_name(name), show_deleted=deleted)
+        return self._caller.call(methods.GET_KEY, request, **options)
+
+    def list(
+        self, *, deleted: bool = False, **options: Unpack[Options]
+    ) -> Iterator[Key]:
+        """Go through all keys by name, page by page."""
+        token = ""
+        while True:
+            page = self._caller.call(
+                methods.LIST_KEYS,
+                messages.ListKeysRequest(
+                    page_size=PAGE, page_token=token, show_deleted=deleted
+                ),
+                **options,
+            )
+            yield from page.keys
+            token = page.next_page_token
+            if not token:
+                return
+
+    def versions(self, name: str, **options: Unpack[Options]) -> Iterator[KeyVersion]:
+        """Go through the versions of a key, oldest first."""
+        token = ""
+        while True:
+            page = self._caller.call(
+                methods.LIST_KEY_VERSIONS,
+                messages.ListKeyVersionsRequest(
+                    parent=key_name(name), page_size=PAGE, page_token=token
+                ),
+                **options,
+            )
+            yield from page.key_versions
+            token = page.next_page_token
+            if not token:
+                return
+
+    def update(
+        self,
+        name: str,
+        *,
+        enabled: bool | None = None,
+        not_before: dt.datetime | None = None,
+        expire: dt.datetime | None = None,
+        tags: Mapping[str, str] | None = None,
+        operations: Sequence[str] | None = None,
+        deletion_protection: bool | None = None,
+        clear: Sequence[str] = (),
+        etag: str = "",
+        **options: Unpack[WriteOptions],
+    ) -> Key:
+        """Change what is given; in force on all partitions when it answers.
+
+        `clear` names dates to take away: `not_before_time`, `expire_time`.
+        """
+        key = Key(name=key_name(name), etag=etag)
+        paths = list(clear)
+        if enabled is not None:
+            key.enabled = enabled
+            paths.append("enabled")
+        if not_before is not None:
+            key.not_before_time.CopyFrom(timestamp(not_before))
+            paths.append("not_before_time")
+        if expire is not None:
+            key.expire_time.CopyFrom(timestamp(expire))
+            paths.append("expire_time")
+        if tags is not None:
+            key.tags.update(tags)
+            paths.append("tags")
+        if operations is not None:
+            key.operations.extend(operations)
+            paths.append("operations")
+        if deletion_protection is not None:
+            key.deletion_protection = deletion_protection
+            paths.append("deletion_protection")
+        request = messages.UpdateKeyRequest(key=key, update_mask=FieldMask(paths=paths))
+        return self._caller.call(methods.UPDATE_KEY, request, **options)
+
+    def update_version(
+        self, name: str, *, enabled: bool, **options: Unpack[WriteOptions]
+    ) -> KeyVersion:
+        """Enable or disable one version; in force on all partitions at once."""
+        request = messages.UpdateKeyVersionRequest(
+            key_version=KeyVersion(name=key_name(name), enabled=enabled),
+            update_mask=FieldMask(paths=["enabled"]),
+        )
+        return self._caller.call(methods.UPDATE_KEY_VERSION, request, **options)
+
+    def rotate(
+        self, name: str, *, etag: str = "", **options: Unpack[WriteOptions]
+    ) -> KeyVersion:
+        """Make a new version. It is current once every region holds it."""
+        request = messages.RotateKeyRequest(name=key_name(name), etag=etag)
+        return self._caller.call(methods.ROTATE_KEY, request, **options)
+
+    def delete(
+        self, name: str, *, etag: str = "", **options: Unpack[WriteOptions]
+    ) -> Key:
+        """Soft-delete: unusable at once, recoverable until `purge_time`."""
+        request = messages.DeleteKeyRequest(name=key_name(name), etag=etag)
+        return self._caller.call(methods.DELETE_KEY, request, **options)
+
+    def recover(
+        self, name: str, *, etag: str = "", **options: Unpack[WriteOptions]
+    ) -> Key:
+        """Bring a deleted key back exactly as it was."""
+        request = messages.RecoverKeyRequest(name=key_name(name), etag=etag)
+        return self._caller.call(methods.RECOVER_KEY, request, **options)
+
+    def purge(
+        self, name: str, *, etag: str = "", **options: Unpack[WriteOptions]
+    ) -> str:
+        """End a deleted key for good, in every region. Returns the position."""
+        request = messages.PurgeKeyRequest(name=key_name(name), etag=etag)
+        return self._caller.call(methods.PURGE_KEY, request, **options).position
+
+    def public_key(self, name: str, **options: Unpack[Options]) -> messages.PublicKey:
+        """Return the public half of a version, in PEM and DER."""
+        request = messages.GetPublicKeyRequest(name=key_name(name))
+        return self._caller.call(methods.GET_PUBLIC_KEY, request, **options)

@@ -1,0 +1,204 @@
+"""Measure the vault beside the floor, the no-op server and the raw token."""
+
+import contextlib
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from hsmvault.v1 import crypto_service_pb2 as messages
+from hsmvault.v1 import crypto_service_pb2_grpc, resources_pb2
+from scripts.benchmark import bare, load, vault
+from scripts.benchmark.report import Report, Row
+
+MODULE = "/usr/lib/softhsm/libsofthsm2.so"
+SPECS = {
+    "ES256": resources_pb2.KeySpec(type="EC", curve="P-256"),
+    "PS256": resources_pb2.KeySpec(type="RSA", bits=2048),
+    "A256GCM": resources_pb2.KeySpec(type="oct", bits=256),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One server under load."""
+
+    pid: int
+    stub: crypto_service_pb2_grpc.CryptoServiceStub
+    names: dict[str, str]
+    """The key to use, by algorithm."""
+
+    def calls(self, algorithm: str) -> tuple[load.Call, load.Future]:
+        """The call to make, blocking and not."""
+        if algorithm == "A256GCM":
+            sealed = messages.EncryptRequest(
+                name=self.names[algorithm], algorithm=algorithm, plaintext=bare.BLOCK
+            )
+            encrypt = self.stub.Encrypt
+            return lambda: encrypt(sealed), lambda: encrypt.future(sealed)
+        signed = messages.SignRequest(
+            name=self.names[algorithm], algorithm=algorithm, digest=bare.DIGEST
+        )
+        sign = self.stub.Sign
+        return lambda: sign(signed), lambda: sign.future(signed)
+
+
+@contextlib.contextmanager
+def beside(mode: str, region: vault.Vault, token: tuple[str, str]) -> Iterator[Target]:
+    """Run the floor (or no-op) server with the same certificates."""
+    tls = region.directory / "tls"
+    config = {
+        "module": MODULE,
+        "label": token[0],
+        "pin": token[1],
+        "key": str(tls / "server.key"),
+        "certificate": str(tls / "server.pem"),
+        "ca": str(tls / "ca.pem"),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "scripts.benchmark.floor", mode],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(config) + "\n")
+        process.stdin.flush()
+        port = int(process.stdout.readline())
+        with vault.channel(region.caller, f"127.0.0.1:{port}") as channel:
+            yield Target(
+                process.pid,
+                crypto_service_pb2_grpc.CryptoServiceStub(channel),
+                dict.fromkeys(SPECS, "keys/benchmark"),
+            )
+        process.stdin.close()
+
+
+def raw_rates(token: tuple[str, str], seconds: float) -> dict[str, float]:
+    """The raw token's rates, from a process of its own."""
+    config = {
+        "module": MODULE,
+        "label": token[0],
+        "pin": token[1],
+        "seconds": seconds,
+    }
+    answer = subprocess.run(
+        [sys.executable, "-m", "scripts.benchmark.raw"],
+        input=json.dumps(config) + "\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(json.loads(answer.stdout))
+
+
+def pin(pid: int, core: int) -> None:
+    """Keep all threads of a process on one core, where there are several."""
+    if (os.cpu_count() or 1) > 1:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {core})
+
+
+def measure(
+    servers: dict[str, Target], raw: dict[str, float], rounds: int, seconds: float
+) -> Iterator[Row]:
+    """Every load on every server, in turns, so that a noisy second hits them alike."""
+    loads: dict[str, Callable[[Target, str], int]] = {
+        "unary": lambda t, a: load.unary(t.calls(a)[0], seconds),
+        "8 callers": lambda t, a: load.concurrent(t.calls(a)[0], seconds),
+        "100 in flight": lambda t, a: load.parallel(t.calls(a)[1], seconds),
+    }
+    for algorithm in SPECS:
+        for name, run in loads.items():
+            row = Row(name, algorithm, [], [], [], raw[algorithm])
+            into = {"vault": row.vault, "floor": row.floor, "noop": row.noop}
+            for _ in range(rounds):
+                for server, target in servers.items():
+                    work = functools.partial(run, target, algorithm)
+                    one = load.measured(target.pid, work)
+                    into[server].append(one)
+            yield row
+
+
+def opening(region: vault.Vault, report: Report, count: int) -> None:
+    """CreateKey's rate, opening on a miss, and the memory of open keys."""
+    pid = region.pid("p0")
+    report.facts["memory per partition server, idle"] = (
+        f"{vault.resident_mb(pid):.0f} MB"
+    )
+    with vault.channel(region.caller, region.endpoint(1)) as sibling:
+        names, rate = vault.create_many(sibling, "open", count)
+    report.facts["CreateKey P-256, 4 at a time"] = f"{rate:.0f}/s"
+    with vault.channel(region.caller, region.endpoint(0)) as channel:
+        stub = crypto_service_pb2_grpc.CryptoServiceStub(channel)
+        requests = iter(
+            messages.SignRequest(name=name, algorithm="ES256", digest=bare.DIGEST)
+            for name in names
+        )
+
+        def each() -> int:
+            for request in requests:
+                stub.Sign(request)
+            return count
+
+        missed = load.measured(pid, each)
+    report.facts["Sign P-256, key not open yet"] = (
+        f"{missed.rate:.0f}/s ({missed.cpu_us:.0f} µs)"
+    )
+    report.facts[f"memory per partition server, {count} keys opened"] = (
+        f"{vault.resident_mb(pid):.0f} MB"
+    )
+
+
+@click.command()
+@click.option("--seconds", default=2.0, show_default=True, help="Length of a round.")
+@click.option("--rounds", default=3, show_default=True, help="Rounds per load.")
+@click.option("--keys", default=1000, show_default=True, help="Keys to open.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all.")
+def main(seconds: float, rounds: int, keys: int, json_file: Path | None) -> None:
+    """Print our rates as ratios to the floor's, measured in this one run.
+
+    The load runs on one core, the server under load on another, in turns.
+
+    Example: ./scripts/bench --rounds 5 --json bench.json
+    """
+    console, report = Console(width=110), Report()
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        console.print("making a region …")
+        region = stack.enter_context(vault.serving(home))
+        report.facts["region serving after start"] = f"{region.start_seconds:.2f} s"
+        token = bare.make_token(home / "bare")
+        channel = stack.enter_context(vault.channel(region.caller, region.endpoint(0)))
+        names = {a: vault.create(channel, f"b-{a}", s) for a, s in SPECS.items()}
+        stub = crypto_service_pb2_grpc.CryptoServiceStub(channel)
+        servers = {
+            "vault": Target(region.pid("p0"), stub, names),
+            "floor": stack.enter_context(beside("floor", region, token)),
+            "noop": stack.enter_context(beside("noop", region, token)),
+        }
+        raw = raw_rates(token, seconds)
+        last = (os.cpu_count() or 1) - 1
+        pin(os.getpid(), 0)
+        for target in servers.values():
+            pin(target.pid, last)
+        for row in measure(servers, raw, rounds, seconds):
+            report.rows.append(row)
+            console.print(f"  {row.load} {row.algorithm}: {row.of_floor:.0%} of floor")
+        opening(region, report, keys)
+    report.show(console)
+    if json_file is not None:
+        json_file.write_text(report.to_json())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The raw token's rate: python-pkcs11 in one process, one thread, no transport."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+from scripts.benchmark.bare import bare_keys
+
+
+def rate(operation: Callable[[], object], seconds: float) -> float:
+    """How often per second `operation` runs, back to back."""
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        operation()
+        count += 1
+    return count / elapsed
+
+
+def main() -> None:
+    """Measure as configured on standard input; print rates as JSON."""
+    config = json.loads(sys.stdin.readline())
+    [keys] = bare_keys(config["module"], config["label"], config["pin"], 1)
+    seconds = float(config["seconds"])
+    print(
+        json.dumps(
+            {
+                "ES256": rate(keys.sign_p256, seconds),
+                "PS256": rate(keys.sign_rsa, seconds),
+                "A256GCM": rate(keys.encrypt, seconds),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The figures of one run, for people (a table) and for programs (JSON)."""
+
+import dataclasses
+import json
+import statistics
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+
+from scripts.benchmark.load import Measured
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One load: what each server made of it, round by round."""
+
+    load: str
+    algorithm: str
+    vault: list[Measured]
+    floor: list[Measured]
+    noop: list[Measured]
+    raw: float
+    """The raw token's rate, one thread, no transport."""
+
+    @property
+    def of_floor(self) -> float:
+        """Median over rounds of the vault's rate divided by the floor's."""
+        return statistics.median(
+            v.rate / f.rate for v, f in zip(self.vault, self.floor, strict=True)
+        )
+
+    @property
+    def share_us(self) -> float:
+        """The vault's own CPU per call: beyond what the floor needs."""
+        return statistics.median(
+            v.cpu_us - f.cpu_us for v, f in zip(self.vault, self.floor, strict=True)
+        )
+
+
+@dataclass(slots=True)
+class Report:
+    """All figures of one run."""
+
+    rows: list[Row] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """All of it, with every round."""
+        return json.dumps(
+            {
+                "loads": [
+                    dataclasses.asdict(row)
+                    | {"of_floor": row.of_floor, "share_us": row.share_us}
+                    for row in self.rows
+                ],
+                "facts": self.facts,
+            },
+            indent=2,
+        )
+
+    def show(self, console: Console) -> None:
+        """Print the tables."""
+        table = Table(title="Calls per second (CPU of the server per call)")
+        for heading in ("load", "algorithm", "vault", "floor", "no-op", "raw token"):
+            table.add_column(heading, justify="right" if table.columns else "left")
+        table.add_column("of floor", justify="right", style="bold")
+        table.add_column("own share", justify="right")
+        for row in self.rows:
+            table.add_row(
+                row.load,
+                row.algorithm,
+                *(_middle(rounds) for rounds in (row.vault, row.floor, row.noop)),
+                f"{row.raw:,.0f}",
+                f"{row.of_floor:.0%}",
+                f"{row.share_us:.0f} µs",
+            )
+        console.print(table)
+        for name, figure in self.facts.items():
+            console.print(f"  {name}: [bold]{figure}[/bold]")
+
+
+def _middle(rounds: list[Measured]) -> str:
+    rate = statistics.median(m.rate for m in rounds)
+    cpu = statistics.median(m.cpu_us for m in rounds)
+    return f"{rate:,.0f} ({cpu:.0f} µs)"

@@ -1,0 +1,240 @@
+"""The command line against a real region: what a person types, and what comes back."""
+
+import base64
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hsmvault.client.profile import Profile
+from tests.support.prompt import Ended, hsmvault
+from tests.support.regions import LiveVault, running_vault
+
+pytestmark = pytest.mark.softhsm
+
+Typed = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveVault]:
+    with running_vault(tmp_path_factory.mktemp("vault")) as live:
+        for name, role in (
+            ("alice", "Managed HSM Crypto User"),
+            ("otto", "Managed HSM Crypto Officer"),
+        ):
+            live.grant(name, role)
+        yield live
+
+
+def typed_as(vault: LiveVault, name: str) -> Typed:
+    files = vault.caller(name)
+    path = vault.directory / f"{name}.json"
+    known = Profile((vault.north.endpoint,), files.certificate, files.key, files.ca)
+    known.save(path)
+
+    def run(*arguments: object, stdin: bytes = b"") -> Ended:
+        return hsmvault(
+            *arguments, stdin=stdin, environment={"HSMVAULT_PROFILE": str(path)}
+        )
+
+    return run
+
+
+@pytest.fixture
+def alice(vault: LiveVault) -> Typed:
+    return typed_as(vault, "alice")
+
+
+@pytest.fixture
+def otto(vault: LiveVault) -> Typed:
+    return typed_as(vault, "otto")
+
+
+@pytest.fixture
+def admin(vault: LiveVault) -> Typed:
+    return typed_as(vault, "admin")
+
+
+def test_a_key_lives_its_whole_life_at_the_prompt(alice: Typed, otto: Typed) -> None:
+    made = alice("key", "create", "life", "--tag", "team=pay", "--output", "json")
+    assert made.code == 0, made.err
+    assert made.json["name"] == "keys/life"
+    assert made.json["tags"] == {"team": "pay"}
+
+    rotated = alice("key", "rotate", "life", "--output", "json")
+    versions = alice("key", "versions", "life", "--output", "json")
+    assert [v["current"] for v in versions.json] == [False, True]
+    assert versions.json[1]["name"] == rotated.json["name"]
+
+    off = alice("version", "update", rotated.json["name"], "--disable")
+    assert off.code == 0, off.err
+    refused = alice("crypto", "sign", "life", "-a", "ES256", stdin=b"x")
+    assert refused.code == 8
+    assert "error:" in refused.err
+
+    assert alice("key", "delete", "life").code == 0
+    assert alice("key", "get", "life").code == 6
+    assert "keys/life" in otto("key", "list", "--deleted").text
+    assert otto("key", "recover", "life").code == 0
+    assert alice("key", "get", "life", "--output", "json").json["enabled"] is True
+    assert alice("key", "delete", "life").code == 0
+    purged = otto("key", "purge", "life", "--yes")
+    assert purged.code == 0, purged.err
+    assert "position" in purged.text
+
+
+def test_a_purge_is_asked_for_twice(alice: Typed, otto: Typed) -> None:
+    alice("key", "create", "asked")
+    alice("key", "delete", "asked")
+
+    stopped = otto("key", "purge", "asked", stdin=b"n\n")
+
+    assert stopped.code == 130
+    assert otto("key", "get", "asked", "--deleted").code == 0
+
+
+def test_what_was_signed_verifies_here_and_with_openssl(
+    alice: Typed, tmp_path: Path
+) -> None:
+    alice("key", "create", "seal", "--type", "RSA", "--bits", "2048")
+    letter = tmp_path / "letter"
+    letter.write_bytes(b"Dear all\n")
+    signed = alice("crypto", "sign", "seal", "-a", "RS256", "--in", letter)
+    signature = tmp_path / "letter.sig"
+    signature.write_bytes(signed.out)
+
+    verify = ("crypto", "verify", "seal", "-a", "RS256", "-s", signature)
+    right = alice(*verify, "--in", letter)
+    wrong = alice(*verify, stdin=b"Dear you\n")
+
+    assert (right.code, right.text) == (0, "valid\n")
+    assert (wrong.code, wrong.text) == (1, "NOT valid\n")
+    (tmp_path / "raw").write_bytes(base64.b64decode(signed.out))
+    (tmp_path / "public.pem").write_bytes(alice("key", "public-key", "seal").out)
+    openssl = ("openssl", "dgst", "-sha256", "-verify", str(tmp_path / "public.pem"))
+    done = subprocess.run(
+        [*openssl, "-signature", str(tmp_path / "raw"), str(letter)],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_are_encrypted_and_come_back(alice: Typed, tmp_path: Path) -> None:
+    alice("key", "create", "box", "--type", "oct")
+    note, sealed, back = (tmp_path / n for n in ("note", "note.json", "back"))
+    note.write_bytes(bytes(range(256)))
+
+    assert (
+        alice(
+            "crypto", "encrypt", "box", "-a", "A256GCM", "--in", note, "--out", sealed
+        ).code
+        == 0
+    )
+    opened = alice("crypto", "decrypt", sealed, "--out", back)
+
+    assert opened.code == 0, opened.err
+    assert back.read_bytes() == note.read_bytes()
+    assert back.stat().st_mode & 0o777 == 0o600
+    assert note.read_bytes() not in sealed.read_bytes()
+
+
+def test_a_changed_ciphertext_is_refused_with_one_message(
+    alice: Typed, tmp_path: Path
+) -> None:
+    alice("key", "create", "crate", "--type", "oct")
+    sealed = alice("crypto", "encrypt", "crate", "-a", "A256GCM", stdin=b"secret").json
+    tag = bytearray(base64.b64decode(sealed["tag"]))
+    tag[0] ^= 1
+    sealed["tag"] = base64.b64encode(tag).decode()
+    refused = alice("crypto", "decrypt", stdin=json.dumps(sealed).encode())
+
+    assert refused.code == 3
+    assert refused.out == b""
+
+
+def test_a_data_key_comes_in_clear_and_wrapped(alice: Typed, tmp_path: Path) -> None:
+    alice("key", "create", "wrapper", "--type", "oct")
+    clear, wrapped = tmp_path / "clear", tmp_path / "wrapped.json"
+
+    made = alice(
+        "crypto", "data-key", "wrapper", "--plaintext", clear, "--out", wrapped
+    )
+    opened = alice("crypto", "unwrap", wrapped)
+
+    assert made.code == 0, made.err
+    assert len(clear.read_bytes()) == 32
+    assert clear.stat().st_mode & 0o777 == 0o600
+    assert opened.out == clear.read_bytes()
+
+
+def test_random_bytes_are_as_many_as_asked(alice: Typed) -> None:
+    answer = alice("crypto", "random", 24, "--format", "hex")
+
+    assert answer.code == 0, answer.err
+    assert len(bytes.fromhex(answer.text)) == 24
+
+
+def test_roles_are_assigned_and_revoked(admin: Typed, vault: LiveVault) -> None:
+    bob = typed_as(vault, "bob")
+    assert bob("key", "list").code == 5
+
+    given = admin("role", "assign", "CN=bob", "Crypto User", "--output", "json")
+    assert given.code == 0, given.err
+    assert bob("key", "list").code == 0
+    listed = admin("role", "list", "--principal", "CN=bob", "--output", "json").json
+    assert [a["name"] for a in listed] == [given.json["name"]]
+
+    assert admin("role", "revoke", given.json["name"]).code == 0
+    refused = bob("key", "list")
+    assert refused.code == 5
+    assert "role assign" in refused.err
+
+
+def test_an_unknown_role_is_answered_with_the_known_ones(admin: Typed) -> None:
+    refused = admin("role", "assign", "CN=bob", "Emperor")
+
+    assert refused.code == 6
+    assert "Crypto Officer" in refused.err
+
+
+def test_everything_is_there_at_a_glance(admin: Typed) -> None:
+    glance = admin("status")
+    regions = admin("region", "list", "--output", "json")
+
+    assert glance.code == 0, glance.err
+    assert "3/3 serving" in glance.text
+    assert [r["name"] for r in regions.json] == ["regions/north"]
+    assert "p2" in admin("topology").text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    (
+        (("key", "get", "no-such-key"), 6, "no-such-key"),
+        (("key", "create", "bad_name"), 3, "bad_name"),
+        (("key", "create", "odd", "--type", "RSA", "--bits", "1000"), 3, "2048"),
+        (("crypto", "sign", "life", "-a", "ES999"), 3, "ES999"),
+        (("key", "get", "x", "--min-position", "yesterday"), 3, "position"),
+        (("key", "create", "x", "--expires", "soon"), 2, "date"),
+    ),
+)
+def test_bad_input_gets_one_clear_message(
+    alice: Typed, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    refused = alice(*arguments)
+
+    assert refused.code == code, refused.err
+    assert said in refused.err
+    assert "Traceback" not in refused.err
+    assert refused.out == b""
+
+
+def test_an_error_can_be_read_by_programs(alice: Typed) -> None:
+    refused = alice("key", "get", "nothing", "--output", "json")
+
+    error = json.loads(refused.err)["error"]
+    assert error["reason"] == "NOT_FOUND"
+    assert refused.code == 6

@@ -1,0 +1,370 @@
+"""The client goes on while anybody answers, and repeats only what is harmless."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+import hsmvault
+from hsmvault.client.errors import DeadlineExceeded
+from hsmvault.model import errors
+from hsmvault.v1.key_service_pb2 import CreateKeyRequest
+from hsmvault.v1.region_service_pb2 import WaitForPositionResponse
+from hsmvault.v1.resources_pb2 import Region
+from tests.support.pretend_vault import (
+    STANDARD,
+    Answer,
+    PretendPartition,
+    PretendVault,
+    pretend_vault,
+    refuse,
+)
+
+DIGEST = bytes(32)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[PretendVault]:
+    with pretend_vault(tmp_path) as pretended:
+        yield pretended
+
+
+def sign(client: "hsmvault.Vault") -> str:
+    served = client.sign("payroll", "ES256", digest=DIGEST).served
+    return f"{served.region}/{served.partition}"
+
+
+def test_all_partitions_of_the_preferred_region_take_turns(vault: PretendVault) -> None:
+    with vault.connect(region="south") as client:
+        served = Counter(sign(client) for _ in range(30))
+
+    assert set(served) == {"south/p0", "south/p1", "south/p2"}
+    assert set(served.values()) == {10}
+
+
+def test_without_a_wish_the_region_that_was_dialled_is_preferred(
+    vault: PretendVault,
+) -> None:
+    with vault.connect() as client:
+        assert client.order == ("north", "south")
+        assert sign(client).startswith("north/")
+
+
+def test_a_partition_that_dies_costs_no_call(vault: PretendVault) -> None:
+    failed: list[Exception] = []
+    done = threading.Event()
+
+    with vault.connect() as client:
+
+        def load() -> None:
+            while not done.is_set():
+                try:
+                    sign(client)
+                except errors.VaultError as error:
+                    failed.append(error)
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for partition in vault.regions["north"]:
+            partition.stop()
+            before = len(vault.calls)
+            while len(vault.calls) < before + 50:
+                pass
+            partition.start()
+        done.set()
+        for thread in threads:
+            thread.join()
+
+    assert not failed
+
+
+def test_a_region_that_dies_is_followed_by_the_next_and_taken_back(
+    vault: PretendVault,
+) -> None:
+    with vault.connect(region="north") as client:
+        for partition in vault.regions["north"]:
+            partition.stop()
+        elsewhere = {sign(client) for _ in range(9)}
+        for partition in vault.regions["north"]:
+            partition.start()
+        back = sign(client)
+        while not back.startswith("north/"):
+            back = sign(client)
+
+    assert elsewhere == {"south/p0", "south/p1", "south/p2"}
+
+
+def test_a_partition_that_is_not_serving_is_left_alone(vault: PretendVault) -> None:
+    def sick(
+        partition: PretendPartition, request: bytes, context: grpc.ServicerContext
+    ) -> Region:
+        refuse(context, grpc.StatusCode.UNAVAILABLE, "NOT_SERVING")
+        return Region()
+
+    vault.answers["north", "p1", "Sign"] = sick
+
+    with vault.connect() as client:
+        served = {sign(client) for _ in range(12)}
+
+    assert served == {"north/p0", "north/p2"}
+    asked = [
+        c for c in vault.asked("Sign") if (c.region, c.partition) == ("north", "p1")
+    ]
+    assert len(asked) < 6
+
+
+def test_a_write_is_repeated_with_the_same_request_id(vault: PretendVault) -> None:
+    answered = threading.Event()
+
+    def once(
+        partition: PretendPartition, request: bytes, context: grpc.ServicerContext
+    ) -> Message:
+        if not answered.is_set():
+            answered.set()
+            refuse(context, grpc.StatusCode.UNAVAILABLE, "PARTITION_LOST")
+        return STANDARD["CreateKey"](partition, request, context)
+
+    vault.answers["north", "", "CreateKey"] = once
+
+    with vault.connect() as client:
+        key = client.keys.create("payroll")
+
+    ids = [
+        CreateKeyRequest.FromString(c.request).request_id
+        for c in vault.asked("CreateKey")
+    ]
+    assert key.name == "keys/payroll"
+    assert len(ids) == 2
+    assert len(set(ids)) == 1
+    assert ids[0]
+
+
+def test_a_write_without_a_request_id_is_never_repeated(vault: PretendVault) -> None:
+    def lost(
+        partition: PretendPartition, request: bytes, context: grpc.ServicerContext
+    ) -> Region:
+        refuse(context, grpc.StatusCode.UNAVAILABLE, "PARTITION_LOST")
+        return Region()
+
+    vault.answers["north", "", "AddRegion"] = lost
+
+    with vault.connect() as client, pytest.raises(errors.PartitionLost):
+        client.regions.add(Region(name="regions/west"), "00")
+
+    assert len(vault.asked("AddRegion")) == 1
+
+
+def test_a_policy_that_forbids_writes_is_an_answer_not_a_failure(
+    vault: PretendVault,
+) -> None:
+    def refused(
+        partition: PretendPartition, request: bytes, context: grpc.ServicerContext
+    ) -> Region:
+        refuse(
+            context,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "PRIMARY_UNAVAILABLE",
+            "north cannot be reached; policy {manual}",
+            policy="manual",
+        )
+        return Region()
+
+    vault.answers["south", "", "CreateKey"] = refused
+
+    with (
+        vault.connect(region="south") as client,
+        pytest.raises(errors.PrimaryUnavailable, match=r"policy \{manual\}") as raised,
+    ):
+        client.keys.create("payroll")
+
+    assert raised.value.facts == {"policy": "manual"}
+    assert [c.region for c in vault.asked("CreateKey")] == ["south"]
+
+
+def redirecting(region: str, endpoint: str) -> Answer:
+    def answer(
+        partition: PretendPartition, request: bytes, context: grpc.ServicerContext
+    ) -> Region:
+        refuse(
+            context,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "NOT_PRIMARY",
+            region=region,
+            endpoint=endpoint,
+        )
+        return Region()
+
+    return answer
+
+
+def test_a_redirect_to_the_primary_is_followed(vault: PretendVault) -> None:
+    primary = vault.regions["north"][0].address
+    vault.answers["south", "", "CreateKey"] = redirecting("north", primary)
+
+    with vault.connect(region="south") as client:
+        client.keys.create("payroll")
+
+    assert [c.region for c in vault.asked("CreateKey")] == ["south", "north"]
+
+
+@pytest.mark.parametrize(
+    ("region", "endpoint"),
+    (("north", "127.0.0.1:9"), ("elsewhere", "127.0.0.1:9"), ("elsewhere", "")),
+)
+def test_a_redirect_to_a_stranger_is_not_followed(
+    vault: PretendVault, region: str, endpoint: str
+) -> None:
+    """Whoever runs a region must not be able to send callers to a server of theirs."""
+    vault.answers["south", "", "CreateKey"] = redirecting(region, endpoint)
+
+    with vault.connect(region="south") as client, pytest.raises(errors.NotPrimary):
+        client.keys.create("payroll")
+
+    assert [c.region for c in vault.asked("CreateKey")] == ["south"]
+
+
+def test_a_session_reads_its_own_writes_in_any_region(vault: PretendVault) -> None:
+    with vault.connect(region="south") as client:
+        session = client.session()
+        session.keys.get("payroll")
+        session.keys.create("payroll")
+        session.keys.get("payroll")
+
+        later = client.session(session.position)
+        later.keys.get("payroll")
+
+    waited = [c.metadata.get("min-position") for c in vault.asked("GetKey")]
+    assert waited == [None, "1.north.10", "1.north.10"]
+
+
+def test_a_region_that_is_behind_is_passed_over(vault: PretendVault) -> None:
+    def behind(
+        partition: PretendPartition, request: bytes, context: grpc.ServicerContext
+    ) -> Region:
+        refuse(context, grpc.StatusCode.UNAVAILABLE, "REGION_BEHIND")
+        return Region()
+
+    vault.answers["south", "", "GetKey"] = behind
+
+    with vault.connect(region="south") as client:
+        key = client.keys.get("payroll", min_position="1.north.10")
+        with pytest.raises(errors.RegionBehind):
+            client.at("south").keys.get("payroll", min_position="1.north.10")
+
+    assert key.name == "keys/payroll"
+
+
+def test_a_call_ends_with_its_deadline_when_nobody_answers(vault: PretendVault) -> None:
+    with vault.connect() as client:
+        for partition in vault.partitions():
+            partition.stop()
+        with pytest.raises(errors.Unavailable):
+            client.sign("payroll", "ES256", digest=DIGEST, timeout=0.7)
+
+
+def test_a_partition_that_hangs_costs_one_try_not_the_call(vault: PretendVault) -> None:
+    released = threading.Event()
+
+    def hang(
+        partition: PretendPartition, request: bytes, context: grpc.ServicerContext
+    ) -> Message:
+        released.wait(30)
+        return STANDARD["Sign"](partition, request, context)
+
+    for name in ("p0", "p1"):
+        vault.answers["north", name, "Sign"] = hang
+
+    try:
+        with vault.connect() as client:
+            assert sign(client) == "north/p2"
+    finally:
+        released.set()
+
+
+def test_a_write_that_is_too_late_says_that_it_may_stand(vault: PretendVault) -> None:
+    released = threading.Event()
+
+    def hang(
+        partition: PretendPartition, request: bytes, context: grpc.ServicerContext
+    ) -> Message:
+        released.wait(30)
+        return STANDARD["CreateKey"](partition, request, context)
+
+    vault.answers["north", "", "CreateKey"] = hang
+
+    try:
+        with (
+            vault.connect() as client,
+            pytest.raises(DeadlineExceeded, match="may stand"),
+        ):
+            client.keys.create("payroll", timeout=0.5)
+    finally:
+        released.set()
+
+    assert len(vault.asked("CreateKey")) == 1
+
+
+def test_a_region_that_does_not_hold_everything_gets_no_general_calls(
+    vault: PretendVault,
+) -> None:
+    vault.states["south"] = Region.PROVISIONING
+
+    with vault.connect(region="south") as client:
+        assert client.order == ("north",)
+        assert client.at("south").sign("k", "ES256", digest=DIGEST).served.region == (
+            "south"
+        )
+
+
+def test_a_region_that_was_removed_is_dialled_no_more(vault: PretendVault) -> None:
+    with vault.connect() as client:
+        vault.states["south"] = Region.PURGED
+        client.refresh()
+
+        assert client.order == ("north",)
+        with pytest.raises(errors.Unavailable, match="south"):
+            client.at("south").sign("k", "ES256", digest=DIGEST, timeout=0.3)
+
+
+def test_waiting_for_a_position_is_one_long_try(vault: PretendVault) -> None:
+    """A try cut short would make the region say that it is behind, too early."""
+    left: list[float] = []
+
+    def wait(
+        partition: PretendPartition, request: bytes, context: grpc.ServicerContext
+    ) -> Message:
+        left.append(context.time_remaining() or 0.0)
+        return WaitForPositionResponse(position="1.north.10")
+
+    vault.answers["south", "", "WaitForPosition"] = wait
+
+    with vault.connect() as client:
+        client.regions.wait("1.north.10", region="south", seconds=30)
+
+    assert left[0] > 30
+
+
+@pytest.mark.parametrize(
+    ("wanted", "distances", "order"),
+    (
+        ("", {"north": 0.050, "south": 0.002}, ("south", "north")),
+        ("", {"north": 0.002, "south": 0.001}, ("north", "south")),
+        ("north", {"north": 0.050, "south": 0.002}, ("north", "south")),
+    ),
+    ids=("the nearer", "equally near: the first to answer", "the one asked for"),
+)
+def test_the_nearest_region_is_preferred_unless_one_is_named(
+    vault: PretendVault,
+    wanted: str,
+    distances: dict[str, float],
+    order: tuple[str, ...],
+) -> None:
+    with vault.connect(region=wanted) as client:
+        client._pool.measured(distances)
+
+        assert client.order == order
