@@ -35,10 +35,10 @@ def no_process_outlives_the_run() -> Iterator[None]:
     del os.environ[_MARK]
     # A supervisor that was killed takes its processes with it, a moment later.
     for _ in range(50):
-        left = _marked(run)
-        if not left:
+        if not _marked(run):
             return
         time.sleep(0.1)
+    left = _marked(run)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left, f"tests left processes behind: {list(left.values())}"

@@ -23,6 +23,8 @@ T = TypeVar("T")
 _ATTEMPTS: Final = 5
 _PAUSE_SECONDS: Final = 0.05
 # Two processes that open one token at the same moment: one may get a GeneralError.
+_LOOKS: Final = 5
+_LOOK_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Library(_pkcs11.lib):
 
     def __init__(self, so: str) -> None:
         self.cryptoki: Final = Cryptoki(so)
+        self.used = False
+        """Whether anybody has logged in: sessions are open, and stay so."""
         super().__init__(so)
 
     def initialize(self) -> None:
@@ -75,7 +79,7 @@ def load(path: str) -> Library:
 
 def find(address: TokenAddress) -> Token:
     """Return the one token that is meant, or say what is there instead."""
-    tokens = patiently(lambda: _tokens(load(address.module)))
+    tokens = _seen(address)
     meant = [t for t in tokens if t.label == address.label]
     if not meant:
         seen = ", ".join(sorted(t.label for t in tokens)) or "none"
@@ -106,6 +110,24 @@ def find(address: TokenAddress) -> Token:
     return meant[0]
 
 
+def _seen(address: TokenAddress) -> list[Token]:
+    """Return all tokens, looking again where ours is not among them.
+
+    SoftHSM rewrites the token's own file at every login, an officer's for one, and a
+    module that was initialised in that moment misses the token until it starts anew.
+    """
+    library = load(address.module)
+    tokens = patiently(lambda: _tokens(library))
+    for _ in range(_LOOKS):
+        # Once somebody has logged in, starting anew would void their sessions.
+        if any(t.label == address.label for t in tokens) or library.used:
+            break
+        time.sleep(_LOOK_SECONDS)
+        library.cryptoki.restart()
+        tokens = patiently(lambda: _tokens(library))
+    return tokens
+
+
 def _tokens(library: Library) -> list[Token]:
     flag = TokenFlag.TOKEN_INITIALIZED
     return list(library.get_tokens(token_flags=flag))
@@ -117,6 +139,7 @@ def log_in(address: TokenAddress) -> tuple[Token, Session]:
     A PIN that the token refuses is tried exactly once: PinRejected.
     """
     token = find(address)
+    load(address.module).used = True
     return token, patiently(lambda: _log_in(token, address.user_pin))
 
 

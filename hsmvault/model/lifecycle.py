@@ -1,11 +1,12 @@
 """The life of a key and of a region. Every move is in a table; others raise WrongState.
 
- ACTIVE ── delete ──▶ DELETED ── purge ──▶ PURGED (a tombstone)
-   ▲                     │
-   └────── recover ──────┘   exactly as it was: `enabled` is a field of its own
+ACTIVE ── delete ──▶ DELETED ── purge ──▶ PURGED (a tombstone)
+  ▲                     │
+  └────── recover ──────┘   exactly as it was: `enabled` is a field of its own
 
- PREPROVISIONING ─▶ AWAITING_CEREMONY ─▶ PROVISIONING ─▶ SUCCEEDED ─▶ DELETING ─▶ PURGED
-        └───────────────────┴──────────────────┴──▶ FAILED ──────────────┘
+PREPROVISIONING ─▶ AWAITING_CEREMONY ─▶ PROVISIONING ─▶ SUCCEEDED ─▶ DELETING ─▶ PURGED
+│                       │                    │                          ▲
+└───────────────────────┴────────────────────┴──▶ FAILED ───────────────┘
 """
 
 from collections.abc import Mapping

@@ -19,6 +19,7 @@ from hsmvault.model.errors import (
 from hsmvault.model.log import Entry, Head, Kind, chain
 from hsmvault.model.material import Material
 from hsmvault.model.records import (
+    Record,
     RegionRecord,
     StoredRecord,
     VaultRecord,
@@ -150,8 +151,32 @@ class Applier:
                 resource=entry.resource,
                 other=record.resource,
             )
+        self._require_lasting(record)
         revision: int = getattr(record, "revision")  # noqa: B009  # every record's
         return StoredRecord(entry.kind, entry.resource, revision, entry.record)
+
+    def _require_lasting(self, record: Record) -> None:
+        """Refuse an entry that changes by what this region knows whom to obey.
+
+        Callers' CA, the rules of purging, and this region's own keys: with those in its
+        hands, a primary could make the administrator who has this region destroyed.
+        """
+        if isinstance(record, VaultRecord):
+            row = self._store.state("vault")
+            held = VaultRecord.from_bytes(row.record) if row else record
+            same = _lasting(record) == _lasting(held) and (
+                record.purge_protection or not held.purge_protection
+            )
+        elif isinstance(record, RegionRecord) and record.id == self._region:
+            card = self._trust.identity.card
+            same = _proofs(Card.of_record(record)) == _proofs(card)
+        else:
+            return
+        if not same:
+            raise IntegrityFailure(
+                "the primary's entry changes of {resource} what no entry may change",
+                resource=record.resource,
+            )
 
     def _arrived(
         self,
@@ -256,6 +281,10 @@ class Applier:
             raise IntegrityFailure(
                 "the snapshot names another primary than the one that sent it"
             )
+
+
+def _lasting(vault: VaultRecord) -> tuple[object, ...]:
+    return vault.vault_id, vault.client_ca, vault.retention_days, vault.create_ms
 
 
 def _proofs(card: Card) -> tuple[object, ...]:

@@ -1,9 +1,12 @@
 """The primary's end of the links: who dials, where they go on, what they may ask."""
 
+import functools
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NoReturn
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn
 
 import grpc
 
@@ -14,6 +17,7 @@ from hsmvault.model.errors import (
     IntegrityFailure,
     LogCompacted,
     NotPrimary,
+    Overloaded,
     TwoHistories,
     VaultError,
 )
@@ -56,8 +60,16 @@ _CODES: Final = (
 )
 """Between regions the code suffices; anything else is UNAVAILABLE and tried again."""
 
-_THREADS: Final = 32
-"""A link holds one for as long as it lives; the others serve chunks and forwards."""
+_THREADS: Final = 64
+"""For chunks and forwarded writes."""
+_EACH: Final = 48
+"""Of these for one region: the calls that its three partitions let wait at a time."""
+_LINKS: Final = 16
+"""Threads of their own: a link holds one for as long as it lives."""
+_LINKS_EACH: Final = 4
+"""Of these for one region: its link, and former ones that are ending."""
+_HELLO_SECONDS: Final = 5.0
+"""Whoever links says who they are at once."""
 
 
 class ReplicationServicer(rpc.ReplicationServiceServicer):
@@ -81,6 +93,8 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
         self._sender = sender
         self._snapshots = snapshots
         self._alarms = alarms
+        self._linking = _Shares(_LINKS_EACH)
+        self._asking = _Shares(_EACH)
 
     def Link(  # noqa: N802
         self, request_iterator: Iterator[pb.Up], context: grpc.ServicerContext
@@ -88,13 +102,15 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
         """Feed one follower until its link ends."""
         link: FollowerLink | None = None
         try:
-            link = self._greet(request_iterator, self._peer(context))
-            self._links.attach(link)
-            report(Event.LINK_UP, subject=link.region, position=_text(link.acked))
-            threading.Thread(
-                target=self._listen, args=(link, request_iterator), daemon=True
-            ).start()
-            yield from self._sender.down(link, context.is_active)
+            record = self._peer(context)
+            with self._linking.one(record.id):
+                link = self._greet(request_iterator, record, context)
+                self._links.attach(link)
+                report(Event.LINK_UP, subject=link.region, position=_text(link.acked))
+                threading.Thread(
+                    target=self._listen, args=(link, request_iterator), daemon=True
+                ).start()
+                yield from self._sender.down(link, context.is_active)
         except VaultError as error:
             if link is not None and isinstance(error, IntegrityFailure):
                 # Our own store: what it holds was not made by our partitions.
@@ -112,9 +128,11 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
         """One chunk of the snapshot that was made for the caller."""
         try:
             region = self._peer(context).id
-            return pb.Chunk(
-                data=self._snapshots.chunk(region, request.snapshot_id, request.number)
-            )
+            with self._asking.one(region):
+                data = self._snapshots.chunk(
+                    region, request.snapshot_id, request.number
+                )
+            return pb.Chunk(data=data)
         except VaultError as error:
             _abort(context, error)
 
@@ -135,14 +153,14 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
                     "{method} may not be forwarded; call the primary itself",
                     method=request.method[:100],
                 )
-            return executed_out(
-                self._workers.execute(
+            with self._asking.one(region.id):
+                done = self._workers.execute(
                     request.method,
                     request.request,
                     principal=request.principal,
                     via_region=region.id,
                 )
-            )
+            return executed_out(done)
         except VaultError as error:
             _abort(context, error)
 
@@ -153,8 +171,17 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
         shown = context.auth_context().get("x509_pem_cert", [b""])
         return self._trust.peer(bytes(shown[0]).decode())
 
-    def _greet(self, up: Iterator[pb.Up], record: RegionRecord) -> FollowerLink:
-        first = next(up, None)
+    def _greet(
+        self, up: Iterator[pb.Up], record: RegionRecord, context: grpc.ServicerContext
+    ) -> FollowerLink:
+        silent = threading.Timer(_HELLO_SECONDS, context.cancel)
+        silent.start()
+        try:
+            first = next(up, None)
+        except grpc.RpcError:
+            first = None
+        finally:
+            silent.cancel()
         if first is None or not first.HasField("hello"):
             raise errors.InvalidRequest("a link begins with Hello")
         hello = first.hello
@@ -221,6 +248,32 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
         return error
 
 
+class _Shares:
+    """How much each region has in hand: none may keep the others from their turn."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, region: str) -> Iterator[None]:
+        """Take one more in hand, or raise Overloaded."""
+        with self._lock:
+            if self._held[region] >= self._most:
+                raise Overloaded(
+                    "region {region} has {most} calls here already; nothing was done",
+                    region=region,
+                    most=self._most,
+                )
+            self._held[region] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held[region] -= 1
+
+
 def listen(
     servicer: ReplicationServicer, trust: Trust, address: str
 ) -> tuple[grpc.Server, int]:
@@ -230,6 +283,11 @@ def listen(
         options=server_options(),
         compression=grpc.Compression.Gzip,
     )
+    link: Any = functools.partial(servicer.Link)
+    link.experimental_thread_pool = ThreadPoolExecutor(
+        _LINKS, thread_name_prefix="link"
+    )
+    setattr(servicer, "Link", link)  # noqa: B010  # so that the server finds the pool
     rpc.add_ReplicationServiceServicer_to_server(servicer, server)
     try:
         port = server.add_secure_port(address, trust.server_credentials())

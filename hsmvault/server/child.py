@@ -107,7 +107,13 @@ def guarded(heart: Heart, name: str, run: Callable[[], str]) -> NoReturn:
         report(Event.PROCESS_ENDED, error)
         end(heart, FAILED, f"{name}: {error}")
 
+    def crashed_apart(args: threading.ExceptHookArgs) -> None:
+        # A thread that ended silently would leave half a process: start it whole.
+        if args.exc_value is not None and args.exc_type is not SystemExit:
+            crashed(args.exc_type, args.exc_value, args.exc_traceback)
+
     sys.excepthook = crashed
+    threading.excepthook = crashed_apart
     try:
         lost = run()
     except PinRejected as error:

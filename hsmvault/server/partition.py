@@ -118,8 +118,10 @@ class PartitionServer:
                 problem = ""
             except NotServing as error:
                 problem = str(error)
-            except (Unavailable, IntegrityFailure) as error:
+            except Unavailable as error:
                 problem = f"the store cannot be read: {error}"
+            except IntegrityFailure as error:
+                problem = f"the store is not to be trusted: {error}"
                 if problem != self._problem:
                     report(Event.INTEGRITY_FAILED, problem=problem)
             serving = not problem

@@ -6,6 +6,7 @@ enough not to fail. Everything under it may crash at any time.
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -44,6 +45,8 @@ def serve(directory: Path) -> int:
 
     Whatever prevents it is one line on standard error, and nothing was changed.
     """
+    # It looks into the PIN files; a core file could hold what it saw.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         settings = config.load(directory)
         identify(process="supervisor", region=settings.region.name)

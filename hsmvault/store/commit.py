@@ -30,7 +30,7 @@ from hsmvault.store import log, state, wrapped
 from hsmvault.store.changes import Change, Expect
 from hsmvault.store.schema import requests
 
-_REQUEST: Final = select(requests.c.digest, requests.c.answer).where(
+_REQUEST: Final = select(requests.c.digest, requests.c.answer, requests.c.idx).where(
     requests.c.principal == bindparam("by"),
     requests.c.method == bindparam("to"),
     requests.c.request_id == bindparam("named"),
@@ -77,12 +77,22 @@ def require_new(connection: Connection, request: RequestMark) -> None:
 def find_request(
     connection: Connection, principal: str, method: str, request_id: str
 ) -> RequestMark | None:
-    """Return the mark of an earlier request."""
+    """Return the mark of an earlier request, if the log's chain has it there.
+
+    Needs a connection that sees one moment. Raises IntegrityFailure.
+    """
     names = {"by": principal, "to": method, "named": request_id}
     row = connection.execute(_REQUEST, names).first()
     if row is None:
         return None
-    return RequestMark(principal, method, request_id, row.digest, row.answer)
+    mark = RequestMark(principal, method, request_id, row.digest, row.answer)
+    if not log.marked(connection, mark, row.idx):
+        raise IntegrityFailure(
+            "the mark of request {request_id} is not the one that the log was written "
+            "with; it is not answered by it",
+            request_id=request_id,
+        )
+    return mark
 
 
 def commit(

@@ -28,10 +28,12 @@ from hsmvault.model.records import EpochRecord
 from hsmvault.store.schema import fork_of, log, meta, requests, state
 
 _BASE: Final = "base"
+_SEAL: Final = "base_mac"
 _LAST: Final = "last/"
 
 _HEAD: Final = select(log.c.epoch, log.c.region, log.c.idx, log.c.chain)
 _END: Final = _HEAD.order_by(log.c.idx.desc()).limit(1)
+_FIRST: Final = select(func.min(log.c.idx))
 _AT: Final = _HEAD.where(log.c.idx == bindparam("at"))
 _META: Final = select(meta.c.value).where(meta.c.name == bindparam("meta_name"))
 _ENTRIES: Final = (
@@ -67,6 +69,12 @@ def base(connection: Connection) -> Head | None:
     return Head(Position.parse(position), bytes.fromhex(digest))
 
 
+def seal(connection: Connection) -> bytes:
+    """Return the MAC over the base, as it was given with it."""
+    value = connection.execute(_META, {"meta_name": _SEAL}).scalar()
+    return bytes.fromhex(value or "")
+
+
 def head_at(connection: Connection, index: int) -> Head | None:
     """Return the head as it was at `index`, None beyond the end."""
     row = connection.execute(_AT, {"at": index}).first()
@@ -78,6 +86,12 @@ def head_at(connection: Connection, index: int) -> Head | None:
             return start
         raise _compacted(index, start)
     return None
+
+
+def holds(connection: Connection, index: int) -> bool:
+    """Tell whether any entry at `index` or before it is held."""
+    first = connection.execute(_FIRST).scalar()
+    return first is not None and first <= index
 
 
 def entries(connection: Connection, after: int, limit: int) -> list[Entry]:
@@ -254,9 +268,28 @@ def put_request(connection: Connection, mark: RequestMark, index: int) -> None:
     )
 
 
-def rebase(connection: Connection, start: Head, last: dict[Kind, int]) -> None:
+def marked(connection: Connection, mark: RequestMark, index: int) -> bool:
+    """Tell whether the entry at `index` was chained with this mark.
+
+    Of what lies before the base nothing is known, as of all there.
+    """
+    start = base(connection)
+    if start is not None and index <= start.position.index:
+        return True
+    found = entries(connection, index - 1, 1)
+    before = head_at(connection, index - 1)
+    return (
+        bool(found)
+        and found[0].request == mark
+        and chain(before.chain if before else GENESIS, found[0]) == found[0].chain
+    )
+
+
+def rebase(
+    connection: Connection, start: Head, last: dict[Kind, int], *, mac: bytes
+) -> None:
     """Let an empty log go on from `start`; `last` is what last_index will answer."""
-    values = {_BASE: f"{start.position}:{start.chain.hex()}"}
+    values = {_BASE: f"{start.position}:{start.chain.hex()}", _SEAL: mac.hex()}
     values |= {f"{_LAST}{kind}": str(index) for kind, index in last.items()}
     connection.execute(
         insert(meta), [{"name": name, "value": value} for name, value in values.items()]

@@ -71,6 +71,7 @@ def install(
     states: Iterable[StoredRecord],
     rows: Iterable[tuple[WrappedKey, bytes]],
     marks: Iterable[RequestAt],
+    seal: bytes,
 ) -> None:
     """Take a snapshot in place of what is held, if it is ahead on the same lineage."""
     ours = log.head(connection)
@@ -97,7 +98,7 @@ def install(
         if mark.index > head.position.index:
             raise IntegrityFailure("the snapshot holds a request from beyond its head")
         log.put_request(connection, mark.mark, mark.index)
-    log.rebase(connection, head, last)
+    log.rebase(connection, head, last, mac=seal)
 
 
 def _insert(

@@ -1,9 +1,9 @@
 """The state: what the log adds up to, one row for each resource.
 
 A row is only believed where the log agrees: it must carry the record of the resource's
-last entry. So a row that was edited, set back, or taken from another place is noticed,
-even where its MAC is a good one. Of what lies before the log's base, the MAC alone
-speaks.
+last entry, and be the revision that follows the entry before. So a row that was edited,
+set back, taken from another place, or stated again by a later entry is noticed, even
+where its MAC is a good one. Of what lies before the log's base, the MAC alone speaks.
 """
 
 from typing import Any, Final
@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.log import Kind
-from hsmvault.model.records import KeyRecord, StoredRecord, TombstoneRecord
+from hsmvault.model.records import KeyRecord, StoredRecord, TombstoneRecord, read
 from hsmvault.store import log as history
 from hsmvault.store.schema import (
     USUAL,
@@ -39,6 +39,7 @@ from hsmvault.store.schema import (
 
 _entry = log.alias("entry")
 _later = log.alias("later")
+_former = log.alias("former")
 _ending = log.alias("ending")
 _RECORD: Final = (
     state.c.place,
@@ -49,6 +50,15 @@ _RECORD: Final = (
     state.c.mac,
     state.c.idx,
     state.c.parent,
+)
+_ENDED_AT: Final = (
+    select(func.max(_ending.c.idx))
+    .where(
+        _ending.c.resource == func.coalesce(state.c.parent, state.c.resource),
+        _ending.c.kind == str(Kind.TOMBSTONE),
+    )
+    .correlate(state)
+    .scalar_subquery()
 )
 ROWS: Final = select(
     *_RECORD,
@@ -61,13 +71,19 @@ ROWS: Final = select(
     .where(_later.c.resource == state.c.resource, _later.c.kind == state.c.kind)
     .scalar_subquery()
     .label("last"),
-    select(func.max(_ending.c.idx))
+    _ENDED_AT.label("ended"),
+    select(_former.c.record)
     .where(
-        _ending.c.resource == func.coalesce(state.c.parent, state.c.resource),
-        _ending.c.kind == str(Kind.TOMBSTONE),
+        _former.c.resource == state.c.resource,
+        _former.c.kind == state.c.kind,
+        _former.c.idx < state.c.idx,
+        # A name that lives again begins anew.
+        _former.c.idx > func.coalesce(_ENDED_AT, 0),
     )
+    .order_by(_former.c.idx.desc())
+    .limit(1)
     .scalar_subquery()
-    .label("ended"),
+    .label("former"),
 ).select_from(state.outerjoin(_entry, _entry.c.idx == state.c.idx))
 """State rows, each with what the log says of it."""
 
@@ -79,6 +95,9 @@ _LAST: Final = (
     .limit(1)
 )
 _ENDED: Final = select(func.max(log.c.idx)).where(
+    log.c.resource == bindparam("at"), log.c.kind == str(Kind.TOMBSTONE)
+)
+_TOMBSTONES: Final = select(log.c.record).where(
     log.c.resource == bindparam("at"), log.c.kind == str(Kind.TOMBSTONE)
 )
 _PLACE: Final = state.c.place == bindparam("at")
@@ -163,6 +182,9 @@ def checked(connection: Connection, row: Row[*tuple[Any, ...]]) -> StoredRecord:
     if not entombed:
         sound = sound and (r["ended"] is None or r["ended"] < index)
         sound = sound and r["parent"] == parent_of(kind, resource)
+        sound = sound and _goes_on(connection, stored, r["former"])
+    if kind is Kind.KEY and r["ended"] is not None:
+        sound = sound and not _buried(connection, stored)
     if not sound or r["place"] != place_of(stored):
         raise IntegrityFailure(
             "the state of {resource} is not what the log says; it was changed in the "
@@ -170,6 +192,26 @@ def checked(connection: Connection, row: Row[*tuple[Any, ...]]) -> StoredRecord:
             resource=resource,
         )
     return stored
+
+
+def _goes_on(
+    connection: Connection, stored: StoredRecord, former: bytes | None
+) -> bool:
+    """Tell whether it is the revision after the one that the log has before it."""
+    if former is not None:
+        revision: int = getattr(read(stored.kind, former), "revision")  # noqa: B009
+        return stored.revision == revision + 1
+    # What came before it may lie before the log's base.
+    return stored.revision == 1 or history.base(connection) is not None
+
+
+def _buried(connection: Connection, stored: StoredRecord) -> bool:
+    """Tell whether this very key was purged, and only its name may live again."""
+    key = KeyRecord.from_bytes(stored.record)
+    graves = connection.execute(_TOMBSTONES, {"at": stored.resource}).scalars()
+    return any(
+        TombstoneRecord.from_bytes(raw).incarnation == key.incarnation for raw in graves
+    )
 
 
 def put(

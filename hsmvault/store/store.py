@@ -89,6 +89,12 @@ class Store:
         with self._database.reading() as connection:
             return log.base(connection)
 
+    def sealed_base(self) -> tuple[Head, bytes] | None:
+        """The same, and the MAC that it was given with: nobody has checked it yet."""
+        with self._database.snapshot() as connection:
+            start = log.base(connection)
+            return None if start is None else (start, log.seal(connection))
+
     def head_at(self, index: int) -> Head | None:
         """The head as it was at `index`; None beyond the end. Raises LogCompacted."""
         with self._database.snapshot() as connection:
@@ -119,13 +125,24 @@ class Store:
         that is the head. Raises TwoHistories where an entry is not what was chained.
         """
         if after is None:
-            after = self.base()
+            after = self._beginning()
         elif self.head_at(after.position.index) != after:
             raise TwoHistories("{position} is another here", position=after.position)
         found = self.entries(after.position.index if after else 0, limit=limit)
         for entry in found:
             after = log.follow(after, entry)
         return after
+
+    def _beginning(self) -> Head | None:
+        """Where the log begins; refused, where it holds entries before that."""
+        with self._database.snapshot() as connection:
+            start = log.base(connection)
+            if start is not None and log.holds(connection, start.position.index):
+                raise TwoHistories(
+                    "the log holds entries before {base}, where it should begin",
+                    base=start.position,
+                )
+        return start
 
     def state(self, resource: str) -> StoredRecord | None:
         """One resource. Raises IntegrityFailure when log and state disagree."""
@@ -166,7 +183,7 @@ class Store:
         self, principal: str, method: str, request_id: str
     ) -> RequestMark | None:
         """The mark of an earlier request, if its entry is in the log."""
-        with self._database.reading() as connection:
+        with self._database.snapshot() as connection:
             return writing.find_request(connection, principal, method, request_id)
 
     def count(self, kind: Kind) -> int:
@@ -337,11 +354,13 @@ class Store:
         states: Iterable[StoredRecord],
         wrapped: Iterable[tuple[WrappedKey, bytes]],
         requests: Iterable[RequestAt] = (),
+        seal: bytes = b"",
     ) -> None:
         """Take a snapshot in place of all that is held, in one transaction.
 
         TwoHistories, unless nothing is held, or less, on the same lineage.
-        `states` bear our MACs and the indexes they were exported with.
+        `states` bear our MACs and the indexes they were exported with; `seal` is our
+        MAC over `head.base_statement`.
         """
         with self._database.writing() as connection:
             snapshot.install(
@@ -351,6 +370,7 @@ class Store:
                 states=states,
                 rows=wrapped,
                 marks=requests,
+                seal=seal,
             )
         self._erase_deleted()
 

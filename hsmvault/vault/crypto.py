@@ -43,6 +43,7 @@ DATA_KEY_DEFAULT: Final = 32
 IV_BYTES: Final = 12
 TAG_BYTES: Final = 16
 _NOTHING: Final = "the ciphertext does not decrypt with {name}"
+_NO_KEY: Final = "the wrapped key does not unwrap with {name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,12 @@ class Crypto:
             rsa and len(sealed.ciphertext) * 8 != plan.material.spec.bits
         ):
             raise CiphertextInvalid(_NOTHING, name=plan.name)
-        return plan.name, self.hsm.decrypt(plan.material, plan.algorithm, sealed, aad)
+        try:
+            opened = self.hsm.decrypt(plan.material, plan.algorithm, sealed, aad)
+        except CiphertextInvalid as error:
+            # In the same words, whoever found it.
+            raise CiphertextInvalid(_NOTHING, name=plan.name) from error
+        return plan.name, opened
 
     def wrap(
         self, name: KeyName, version: str | None, algorithm: str, plaintext: bytes
@@ -152,10 +158,12 @@ class Crypto:
         else:
             fits = length % 8 == 0 and 24 <= length <= WRAP_MAX + 8  # noqa: PLR2004
         if not fits:
-            raise CiphertextInvalid(
-                "the wrapped key does not unwrap with {name}", name=plan.name
-            )
-        return plan.name, self.hsm.unwrap(plan.material, plan.algorithm, wrapped)
+            raise CiphertextInvalid(_NO_KEY, name=plan.name)
+        try:
+            opened = self.hsm.unwrap(plan.material, plan.algorithm, wrapped)
+        except CiphertextInvalid as error:
+            raise CiphertextInvalid(_NO_KEY, name=plan.name) from error
+        return plan.name, opened
 
     def data_key(
         self, name: KeyName, version: str | None, algorithm: str, count: int

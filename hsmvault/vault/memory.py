@@ -48,6 +48,8 @@ R = TypeVar("R", bound=Record)
 
 POLL_SECONDS: Final = 0.005
 """How often a waiting thread looks: one pragma, some 5 µs."""
+SEEN_MAX: Final = 16_384
+"""Changes of keys that are remembered, the newest: some 3 MiB."""
 READS_MAX: Final = 3
 """How often a key is read again that may have changed while it was read."""
 
@@ -68,6 +70,7 @@ class Memory:
         self.store = store
         self.ring = Ring(keys_max)
         self._view: View | None = None
+        self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
         self._closing = threading.Event()
@@ -174,6 +177,8 @@ class Memory:
         """Read rows of state, or raise IntegrityFailure."""
         view = self._view
         assert view is not None, "nothing is read before the first refresh"
+        for row in stored:
+            self._require_no_older(row)
         return check(
             stored,
             wanted,
@@ -232,6 +237,27 @@ class Memory:
                 known=known.position,
             )
 
+    def _require_no_older(self, row: StoredRecord) -> None:
+        """Refuse a row that is older than a change that this process has seen."""
+        seen = self._seen.get(row.resource, 0)
+        if row.index >= seen:
+            return
+        # Read, perhaps, just before that change was.
+        again = self.store.state(row.resource)
+        if again is not None and again.index < seen:
+            raise IntegrityFailure(
+                "the state of {resource} is older than what was served already; it "
+                "was changed in the store itself",
+                resource=row.resource,
+            )
+
+    def _see(self, tail: Tail) -> None:
+        for resource, index in tail.seen.items():
+            self._seen.pop(resource, None)
+            self._seen[resource] = index
+        while len(self._seen) > SEEN_MAX:
+            del self._seen[next(iter(self._seen))]
+
     def _follow(self, view: View, tail: Tail) -> None:
         access = view.access
         if tail.access:
@@ -248,6 +274,7 @@ class Memory:
                 {**regions, **{f.record.id: f for f in changed.values()}}
             )
         self.ring.drop(tail.keys)
+        self._see(tail)
         self._close(tail)
         self._view = View.of(
             region=self.region,
@@ -309,6 +336,10 @@ class Memory:
             )
         )
         places = _places(lineage)
+        base = self.store.sealed_base()
+        if base is not None:
+            # What lies before it is believed without the log: so it must be ours.
+            self.hsm.check_macs([(base[0].base_statement(vault_id), base[1])])
         read(epochs, EpochRecord)
         (vault,) = read([vault_row], VaultRecord)
         regions = read(self._all(Kind.REGION), RegionRecord)

@@ -140,6 +140,12 @@ class Store(Protocol):
 
     def epoch(self) -> Epoch | None: ...
 
+    def sealed_base(self) -> tuple[Head, bytes] | None:
+        """The head that the log begins after, with its MAC; None: at the first entry.
+
+        Nobody has checked the MAC yet.
+        """
+
     def entries(self, after: int, *, limit: int = 1000) -> list[Entry]:
         """Entries with index > `after`, in order."""
 

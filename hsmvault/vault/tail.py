@@ -29,6 +29,8 @@ class Tail:
     """Keys, by folded name, all of whose versions must be closed."""
     closed: set[str] = field(default_factory=set)
     """Version ids that must be closed."""
+    seen: dict[str, int] = field(default_factory=dict)
+    """Where each key and version last changed."""
 
     def add(self, entry: Entry) -> None:
         index = entry.position.index
@@ -45,6 +47,7 @@ class Tail:
 
     def _add_key(self, entry: Entry) -> None:
         self.keys.add("/".join(entry.resource.split("/")[:2]))
+        self.seen[entry.resource] = entry.position.index
         if entry.kind is Kind.KEY:
             key = KeyRecord.from_bytes(entry.record)
             if key.state is not KeyState.ACTIVE or not key.enabled:

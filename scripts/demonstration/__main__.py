@@ -83,8 +83,13 @@ def _place(*, keep: bool, directory: Path | None) -> Iterator[Path]:
         finished = True
     finally:
         if not (keep and finished):
-            dev_down(place)
-            shutil.rmtree(place, ignore_errors=True)
+            # Whoever presses Ctrl-C twice means it, but would leave servers behind.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            try:
+                dev_down(place)
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
 
 
 def _play(stage: Stage, place: Path, *, keep: bool) -> None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
@@ -23,7 +23,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveVault]:
         yield running
 
 
-def call(channel: grpc.Channel, method: str, **fields: object) -> Message:
+def call(channel: grpc.Channel, method: str, **fields: object) -> Any:
     """Call a method as its descriptor, asked of the server, says."""
     pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
     service, _, name = method.rpartition(".")

@@ -1,6 +1,8 @@
 """Opening a partition: what is refused, how it is said, and what is tried once."""
 
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +22,15 @@ from hsmvault.model.errors import (
     TemplateViolated,
 )
 from tests.support.apart import apart
-from tests.support.softhsm import MODULE, RegionTokens, Token, configure, make_token
+from tests.support.softhsm import (
+    MODULE,
+    USER_PIN,
+    RegionTokens,
+    Token,
+    configure,
+    make_token,
+)
+from tests.support.stranger import Stranger
 
 pytestmark = pytest.mark.softhsm
 
@@ -50,6 +60,27 @@ def test_a_partition_opens_the_token_it_was_set_up_with(north: RegionTokens) -> 
     again = apart(token.environment, open_partition)(address(token, serial=serial))
 
     assert again == serial
+
+
+def open_once_it_is_back(where: TokenAddress, hidden: Path, back: Path) -> str:
+    """Open p0, whose token the module does not see when it is loaded."""
+    threading.Timer(0.15, hidden.rename, [back]).start()
+    return open_partition(where)
+
+
+def test_a_token_that_was_being_rewritten_when_the_module_started_is_found(
+    north: RegionTokens,
+) -> None:
+    token = north.tokens["p0"]
+    (told,) = (token.directory / "tokens").glob("*/token.object")
+    hidden = told.with_suffix(".away")
+    told.rename(hidden)
+
+    serial = apart(token.environment, open_once_it_is_back)(
+        address(token), hidden, told
+    )
+
+    assert serial
 
 
 def test_a_missing_module_is_named_with_the_way_out(north: RegionTokens) -> None:
@@ -182,6 +213,21 @@ def test_two_keys_that_look_alike_in_all_stop_the_partition(
 
     with pytest.raises(TemplateViolated, match="2 keys"):
         apart(token.environment, open_partition)(address(token))
+
+
+@pytest.mark.parametrize("label", [labels.region_key, labels.integrity_key])
+def test_a_copy_of_an_installed_key_does_not_end_service(
+    north: RegionTokens, label: Callable[[str], str]
+) -> None:
+    """Whoever has the user PIN can copy it, and nobody can destroy the copy."""
+    token = north.tokens["p0"]
+    with Stranger(MODULE, token.environment, token.label) as stranger:
+        assert stranger.login(USER_PIN).ok
+        (key,) = stranger.find(("LABEL", label("north").encode()))
+        assert stranger.copy(key, []).ok
+        assert len(stranger.find(("LABEL", label("north").encode()))) == 2
+
+    apart(token.environment, open_partition)(address(token))
 
 
 def test_a_key_that_is_not_as_its_table_says_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hsmvault.model.access import CRYPTO_USER
+from hsmvault.regions.card import Card
 from hsmvault.v1 import access_service_pb2 as access
 from hsmvault.v1 import crypto_service_pb2 as crypto
 from hsmvault.v1 import key_service_pb2 as keys
@@ -26,6 +27,7 @@ from hsmvault.v1.resources_pb2 import (
     RoleAssignment,
 )
 from tests.support.callers import SECONDS, create, key, sign
+from tests.support.regions import region_message
 from tests.support.served import Caller
 
 INVALID: Final = grpc.StatusCode.INVALID_ARGUMENT
@@ -348,6 +350,24 @@ def encrypt_many(name: str, algorithm: str, length: int, aad: int = 0) -> Ask:
     return lambda caller: caller.crypto.Encrypt(request, timeout=SECONDS)
 
 
+def raw(method: str, request: bytes, seconds: float = SECONDS) -> Ask:
+    """Send bytes as they are."""
+
+    def ask(caller: Caller) -> object:
+        call: Any = caller.channel.unary_unary(method)
+        return call(request, timeout=seconds)
+
+    return ask
+
+
+def add_region(card: Card, fingerprint: str) -> Ask:
+    """Add the region of a card."""
+    request = regions.AddRegionRequest(
+        region=region_message(card), fingerprint=fingerprint
+    )
+    return lambda caller: caller.regions.AddRegion(request, timeout=SECONDS)
+
+
 LARGE: Final[Mapping[str, Bad]] = MappingProxyType(
     {
         "plaintext": Bad(
@@ -409,9 +429,7 @@ LARGE: Final[Mapping[str, Bad]] = MappingProxyType(
             ("1 to 128, not 0",),
         ),
         "no message at all": Bad(
-            lambda caller: caller.channel.unary_unary(
-                "/hsmvault.v1.CryptoService/Sign"
-            )(b"\xff\xff\xff", timeout=SECONDS),
+            raw("/hsmvault.v1.CryptoService/Sign", b"\xff\xff\xff"),
             "INVALID_REQUEST",
             ("does not read as hsmvault.v1.SignRequest",),
         ),

@@ -1,0 +1,167 @@
+"""Callers with certificates of the right CA, and names of their own choosing.
+
+The attacker has a certificate that the vault's CA issued: where an organisation's own
+CA serves, what stands in its fields is not the vault's to say.
+"""
+
+import datetime
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from hsmvault.api.identity import read
+from hsmvault.model.access import CRYPTO_AUDITOR, CRYPTO_USER
+from hsmvault.model.errors import Unauthenticated
+from hsmvault.regions.certificates import Certified
+from hsmvault.v1.access_service_pb2 import (
+    DeleteRoleAssignmentRequest,
+    GetRoleAssignmentRequest,
+)
+from hsmvault.v1.crypto_service_pb2 import SignRequest
+from hsmvault.v1.key_service_pb2 import CreateKeyRequest
+from hsmvault.v1.region_service_pb2 import WaitForPositionRequest
+from hsmvault.v1.resources_pb2 import Key, KeySpec
+from tests.support.served import Served, grant, make_key, refusal, served, signed
+
+NOW = datetime.datetime.now(datetime.UTC)
+NEVER = "1.north.999999999"
+
+
+@pytest.fixture
+def north(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path) as one:
+        make_key(one, "a")
+        yield one
+
+
+def _certified(
+    directory: Path, name: str, *extensions: x509.ExtensionType
+) -> Certified:
+    """Have the CA of `directory` certify whatever is asked for."""
+    (keys,) = directory.glob("ca-*/ca.key")
+    authority: Any = load_pem_private_key(keys.read_bytes(), None)
+    ca = x509.load_pem_x509_certificate(keys.with_suffix(".pem").read_bytes())
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - datetime.timedelta(minutes=5))
+        .not_valid_after(NOW + datetime.timedelta(minutes=50))
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return Certified(
+        builder.sign(authority, hashes.SHA256()).public_bytes(Encoding.PEM),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+
+
+def test_a_uri_that_is_spelled_like_a_common_name_is_nobody(
+    north: Served, tmp_path: Path
+) -> None:
+    name = x509.UniformResourceIdentifier("CN=uma")
+    eve = north.connect(
+        _certified(tmp_path, "eve", x509.SubjectAlternativeName([name]))
+    )
+
+    told = refusal(lambda: signed(eve, "keys/a"))
+
+    assert told[0] is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_common_name_that_is_spelled_like_a_spiffe_id_is_a_common_name(
+    tmp_path: Path, north: Served
+) -> None:
+    assert north.store.head() is not None
+    certified = _certified(tmp_path, "spiffe://acme/app")
+
+    assert read(certified.certificate).principal == "CN=spiffe://acme/app"
+
+
+def test_a_certificate_that_the_parser_chokes_on_is_no_bug_of_ours(
+    tmp_path: Path, north: Served
+) -> None:
+    assert north.store.head() is not None
+    # A subject alternative name, twice: cut out and put in again under its own OID.
+    names = [x509.UniformResourceIdentifier("spiffe://acme/app")]
+    other = x509.UnrecognizedExtension(
+        x509.ObjectIdentifier("2.5.29.127"),
+        x509.SubjectAlternativeName(names).public_bytes(),
+    )
+    certified = _certified(tmp_path, "eve", x509.SubjectAlternativeName(names), other)
+    der = x509.load_pem_x509_certificate(certified.certificate).public_bytes(
+        Encoding.DER
+    )
+    twice = der.replace(bytes.fromhex("0603551d7f"), bytes.fromhex("0603551d11"))
+
+    with pytest.raises(Unauthenticated):
+        read(_pem(twice))
+
+
+def _pem(der: bytes) -> bytes:
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+def test_a_refusal_does_not_tell_whether_an_assignment_exists(north: Served) -> None:
+    grant(north, "kim", CRYPTO_AUDITOR, "/keys/b")
+    there = grant(north, "eve", CRYPTO_USER, "/keys/a").name
+    missing = "roleAssignments/missing"
+
+    for call in (
+        lambda name: north.kim.access.GetRoleAssignment(
+            GetRoleAssignmentRequest(name=name)
+        ),
+        lambda name: north.kim.access.DeleteRoleAssignment(
+            DeleteRoleAssignmentRequest(name=name)
+        ),
+    ):
+        told = refusal(lambda: call(there))  # noqa: B023  (called at once)
+        guessed = refusal(lambda: call(missing))  # noqa: B023
+
+        assert told[1] == "ACCESS_DENIED"
+        assert told == guessed
+
+
+def test_callers_without_a_role_who_wait_do_not_keep_others_from_writing(
+    north: Served,
+) -> None:
+    """Any certificate suffices to wait for a position that never comes."""
+    calls = [
+        north.eve.regions.WaitForPosition.future(
+            WaitForPositionRequest(position=NEVER), timeout=60
+        )
+        for _ in range(64)
+    ] + [
+        north.eve.crypto.Sign.future(
+            SignRequest(name="keys/a"), metadata=(("min-position", NEVER),), timeout=60
+        )
+        for _ in range(64)
+    ]
+    # On the same connection, so it comes after them.
+    assert refusal(lambda: signed(north.eve, "keys/a"))[1] == "ACCESS_DENIED"
+    try:
+        made = north.uma.keys.CreateKey(
+            CreateKeyRequest(key_id="b", key=Key(spec=KeySpec(type="EC"))), timeout=5
+        )
+        assert made.name == "keys/b"
+        assert signed(north.uma, "keys/a").signature
+    finally:
+        for call in calls:
+            call.cancel()

@@ -1,0 +1,417 @@
+"""Writes in two regions that run: positions, waiting for them, and who decides."""
+
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, Final
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+
+import hsmvault
+from hsmvault.model.access import CRYPTO_AUDITOR, CRYPTO_USER
+from hsmvault.model.log import Position
+from hsmvault.v1 import access_service_pb2 as access
+from hsmvault.v1 import key_service_pb2 as keys
+from hsmvault.v1 import region_service_pb2 as regions
+from hsmvault.v1.resources_pb2 import (
+    Durability,
+    Key,
+    KeySpec,
+    KeyVersion,
+    RoleAssignment,
+)
+from tests.support.callers import (
+    SECONDS,
+    Callers,
+    create,
+    grant,
+    key,
+    populated_vault,
+    position,
+    refusals,
+    sign,
+)
+from tests.support.cut import cut_off
+from tests.support.regions import LiveRegion, region_message
+from tests.support.served import Caller, error_info, refusal
+
+pytestmark = pytest.mark.softhsm
+
+BEHIND: Final = (grpc.StatusCode.UNAVAILABLE, "REGION_BEHIND")
+DENIED: Final = (grpc.StatusCode.PERMISSION_DENIED, "ACCESS_DENIED")
+NOT_PRIMARY: Final = (grpc.StatusCode.FAILED_PRECONDITION, "NOT_PRIMARY")
+ALL: Final = Durability(all_regions=True)
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
+    with populated_vault(tmp_path_factory.mktemp("writes"), "south") as callers:
+        yield callers
+
+
+@pytest.fixture
+def south(call: Callers) -> LiveRegion:
+    return call.vault.region("south")
+
+
+def every_write(call: Callers, key_id: str, *, region: str = "north") -> dict[str, Any]:
+    """One after another, every write to a key short of its purge."""
+    alice, olga = call(region=region).keys, call("olga", region=region).keys
+    name = f"keys/{key_id}"
+    answers: dict[str, Any] = {"CreateKey": create(call(region=region), key_id)}
+    answers["UpdateKey"] = alice.UpdateKey(
+        keys.UpdateKeyRequest(
+            key=Key(name=name, tags={"a": "b"}), update_mask=FieldMask(paths=["tags"])
+        ),
+        timeout=SECONDS,
+    )
+    answers["UpdateKeyVersion"] = alice.UpdateKeyVersion(
+        keys.UpdateKeyVersionRequest(
+            key_version=KeyVersion(
+                name=answers["CreateKey"].current_version, enabled=True
+            ),
+            update_mask=FieldMask(paths=["enabled"]),
+        ),
+        timeout=SECONDS,
+    )
+    answers["RotateKey"] = alice.RotateKey(
+        keys.RotateKeyRequest(name=name), timeout=SECONDS
+    )
+    answers["DeleteKey"] = alice.DeleteKey(
+        keys.DeleteKeyRequest(name=name), timeout=SECONDS
+    )
+    answers["RecoverKey"] = olga.RecoverKey(
+        keys.RecoverKeyRequest(name=name), timeout=SECONDS
+    )
+    return answers
+
+
+def assignment(who: str) -> access.CreateRoleAssignmentRequest:
+    return access.CreateRoleAssignmentRequest(
+        role_assignment=RoleAssignment(
+            principal=f"CN={who}", role_definition=CRYPTO_USER.name, scope="/"
+        )
+    )
+
+
+def wait_for(caller: Caller, at: str, seconds: float = SECONDS) -> str:
+    timeout = Duration()
+    timeout.FromMilliseconds(int(min(seconds, 60) * 1000))
+    return caller.regions.WaitForPosition(
+        regions.WaitForPositionRequest(position=at, timeout=timeout),
+        timeout=SECONDS + 5,
+    ).position
+
+
+# --- positions --------------------------------------------------------------------
+
+
+def test_every_write_answers_where_it_stands_and_south_comes_there(
+    call: Callers,
+) -> None:
+    positions = [a.position for a in every_write(call, "positions").values()]
+    alice, admin, olga = call().keys, call("admin").access, call("olga").keys
+    alice.DeleteKey(keys.DeleteKeyRequest(name="keys/positions"), timeout=SECONDS)
+    positions.append(
+        olga.PurgeKey(
+            keys.PurgeKeyRequest(name="keys/positions"), timeout=SECONDS
+        ).position
+    )
+    granted = admin.CreateRoleAssignment(assignment("placed"), timeout=SECONDS)
+    revoked = admin.DeleteRoleAssignment(
+        access.DeleteRoleAssignmentRequest(name=granted.name), timeout=SECONDS
+    )
+    positions += [granted.position, revoked.position]
+
+    places = [Position.parse(one) for one in positions]
+    assert all(former < later for former, later in pairwise(places))
+    assert {str(place.epoch) for place in places} == {"1.north"}
+    for one, place in zip(positions, places, strict=True):
+        assert Position.parse(wait_for(call(region="south"), one)) >= place
+    assert position(call()) >= places[-1]
+
+
+def test_a_call_that_asks_for_a_position_waits_for_it_and_never_reads_older(
+    call: Callers, south: LiveRegion
+) -> None:
+    there = call(region="south")
+    answers: list[Key] = []
+    with cut_off(south):
+        made = create(call(), "awaited")
+
+        # South has it not, says so, and does not serve what it has instead.
+        assert refusal(lambda: key(there, made.name))[0] is grpc.StatusCode.NOT_FOUND
+        for told in refusals(
+            call.everywhere(region="south"),
+            lambda c: key(c, made.name, at=made.position, seconds=1),
+        ):
+            assert told[:2] == BEHIND
+            assert made.position in told[2]
+        asked = threading.Thread(
+            target=lambda: answers.append(key(there, made.name, at=made.position))
+        )
+        asked.start()
+        assert not answers
+
+    asked.join()
+    assert answers == [made]
+
+
+def test_waiting_for_a_position_ends_when_it_is_reached_or_the_time_is_over(
+    call: Callers, south: LiveRegion
+) -> None:
+    there = call(region="south")
+    reached: list[str] = []
+    with cut_off(south):
+        made = create(call(), "waited-for")
+        assert wait_for(call(), made.position) == made.position
+
+        told = refusal(lambda: wait_for(there, made.position, 0.5))
+        assert told[:2] == BEHIND
+        waiting = threading.Thread(
+            target=lambda: reached.append(wait_for(there, made.position))
+        )
+        waiting.start()
+        assert not reached
+
+    waiting.join()
+    assert Position.parse(reached[0]) >= Position.parse(made.position)
+
+
+def test_a_position_of_another_history_is_refused_at_once(call: Callers) -> None:
+    for told in refusals(
+        (call(), call(region="south")), lambda c: wait_for(c, "1.south.3")
+    ):
+        assert told[:2] == (grpc.StatusCode.ABORTED, "POSITION_LOST")
+        assert "1.south.3" in told[2]
+
+
+def test_a_write_that_waits_for_all_regions_is_everywhere_when_it_answers(
+    call: Callers,
+) -> None:
+    for number in range(5):
+        made = create(call(), f"durable-{number}", durability=ALL)
+
+        # No min-position: it is there already.
+        for caller in call.everywhere(region="south"):
+            assert key(caller, made.name) == made
+            assert sign(caller, made.name).name == made.current_version
+
+
+def test_a_write_that_south_does_not_acknowledge_says_that_it_stands(
+    call: Callers, south: LiveRegion
+) -> None:
+    request = keys.CreateKeyRequest(
+        key_id="stands", key=Key(spec=KeySpec(type="EC")), durability=ALL
+    )
+    with cut_off(south):
+        code, reason, message = refusal(
+            lambda: call().keys.CreateKey(request, timeout=5)
+        )
+
+        assert (code, reason) == BEHIND
+        assert "the write stands at position 1.north." in message
+        assert "south" in message
+        at = key(call(), "keys/stands").position
+        assert at in message
+
+    wait_for(call(region="south"), at)
+    assert sign(call(region="south"), "keys/stands").served.region == "south"
+
+
+# --- roles ------------------------------------------------------------------------
+
+
+def test_a_role_that_north_assigns_is_in_force_in_south_until_it_is_revoked(
+    call: Callers,
+) -> None:
+    made = create(call(), "shared", durability=ALL)
+    bobs = call.everywhere("bob", region="south")
+    for told in refusals(bobs, lambda bob: sign(bob, made.name)):
+        assert told[:2] == DENIED
+
+    given = call("admin").access.CreateRoleAssignment(
+        access.CreateRoleAssignmentRequest(
+            role_assignment=RoleAssignment(
+                principal=call.vault.caller("bob").principal,
+                role_definition=CRYPTO_USER.name,
+                scope=f"/{made.name}",
+            )
+        ),
+        timeout=SECONDS,
+    )
+    for bob in bobs:
+        assert sign(bob, made.name, at=given.position).signature
+    # And no further than it was given.
+    for told in refusals(bobs, lambda bob: sign(bob, "keys/other")):
+        assert told[:2] == DENIED
+
+    taken = call("admin").access.DeleteRoleAssignment(
+        access.DeleteRoleAssignmentRequest(name=given.name, durability=ALL),
+        timeout=SECONDS,
+    )
+    assert taken.position
+    bobs += call.everywhere("bob")
+    for told in refusals(bobs, lambda bob: sign(bob, made.name)):
+        assert told[:2] == DENIED
+
+
+# --- writes sent to south ---------------------------------------------------------
+
+
+def test_a_key_write_sent_to_south_is_made_by_north_and_read_in_south_at_once(
+    call: Callers,
+) -> None:
+    answers = every_write(call, "forwarded", region="south")
+
+    places = [Position.parse(answer.position) for answer in answers.values()]
+    assert all(former < later for former, later in pairwise(places))
+    assert {str(place.epoch) for place in places} == {"1.north"}
+
+    for number, there in enumerate(call.everywhere(region="south")):
+        made = create(there, f"own-write-{number}")
+        # Whichever partition is asked next shows it, without asking for a position.
+        for caller in call.everywhere(region="south"):
+            assert key(caller, made.name) == made
+            assert sign(caller, made.name).served.region == "south"
+        assert key(call(), made.name) == made
+
+
+def test_a_forwarded_write_that_is_repeated_is_answered_and_not_made_again(
+    call: Callers,
+) -> None:
+    first = create(call(region="south"), "once", request_id="once-only")
+    before = position(call())
+
+    again = create(call(region="south"), "once", request_id="once-only")
+    at_north = create(call(), "once", request_id="once-only")
+
+    assert first == again == at_north
+    assert position(call()) == before
+
+
+def test_north_decides_about_forwarded_writes_in_the_callers_own_name(
+    call: Callers,
+) -> None:
+    made = create(call(), "not-carols", durability=ALL)
+    at = grant(call("admin"), call.vault.caller("carol").principal, CRYPTO_AUDITOR.name)
+    wait_for(call(region="south"), at)
+    before = position(call())
+    carol = call("carol", region="south").keys
+    writes: list[Callable[[], object]] = [
+        lambda: create(call("carol", region="south"), "carols"),
+        lambda: carol.DeleteKey(keys.DeleteKeyRequest(name=made.name), timeout=SECONDS),
+        lambda: carol.RotateKey(keys.RotateKeyRequest(name=made.name), timeout=SECONDS),
+        lambda: carol.RecoverKey(
+            keys.RecoverKeyRequest(name=made.name), timeout=SECONDS
+        ),
+    ]
+
+    for write in writes:
+        code, reason, message = refusal(write)
+        assert (code, reason) == DENIED
+        # Who asked, not who forwarded.
+        assert "CN=carol" in message
+    assert position(call()) == before
+
+
+def test_a_right_that_north_took_away_is_gone_for_writes_through_south_too(
+    call: Callers, south: LiveRegion
+) -> None:
+    """South still believes in the grant: its copy is older than the revocation."""
+    dora = call.vault.caller("dora").principal
+    given = call("admin").access.CreateRoleAssignment(
+        assignment("dora"), timeout=SECONDS
+    )
+    wait_for(call(region="south"), given.position)
+    assert create(call("dora", region="south"), "doras").position
+    with cut_off(south):
+        call("admin").access.DeleteRoleAssignment(
+            access.DeleteRoleAssignmentRequest(name=given.name), timeout=SECONDS
+        )
+        before = position(call())
+        # By its own copy, south would have signed and let her write.
+        assert sign(call("dora", region="south"), "keys/doras").signature
+
+    # The moment that the link is back, whatever south has applied by then.
+    told = refusal(lambda: create(call("dora", region="south"), "doras-second"))
+    assert told[0] in {
+        grpc.StatusCode.PERMISSION_DENIED,
+        # The link was not yet back.
+        grpc.StatusCode.FAILED_PRECONDITION,
+    }
+    wait_for(call(region="south"), str(before))
+    told = refusal(lambda: create(call("dora", region="south"), "doras-third"))
+    assert told[:2] == DENIED
+    assert dora in told[2]
+    assert position(call()) == before
+
+
+def test_north_s_refusal_of_a_forwarded_write_arrives_as_it_was(call: Callers) -> None:
+    create(call(), "taken", durability=ALL)
+
+    here = refusal(lambda: create(call(), "taken"))
+    there = refusal(lambda: create(call(region="south"), "taken"))
+
+    assert here == there
+    assert here[:2] == (grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS")
+
+
+def test_what_is_not_forwarded_is_refused_with_the_primary_s_address(
+    call: Callers, south: LiveRegion
+) -> None:
+    made = create(call(), "stays", durability=ALL)
+    before = position(call())
+    admin, olga = call("admin", region="south"), call("olga", region="south")
+    card = south.card
+    asked: list[Callable[[], object]] = [
+        lambda: admin.access.CreateRoleAssignment(assignment("erin"), timeout=SECONDS),
+        lambda: admin.access.DeleteRoleAssignment(
+            access.DeleteRoleAssignmentRequest(name="roleAssignments/x"),
+            timeout=SECONDS,
+        ),
+        lambda: admin.regions.AddRegion(
+            regions.AddRegionRequest(
+                region=region_message(card), fingerprint=card.fingerprint
+            ),
+            timeout=SECONDS,
+        ),
+        lambda: admin.regions.RemoveRegion(
+            regions.RemoveRegionRequest(name="regions/south"), timeout=SECONDS
+        ),
+        lambda: olga.keys.PurgeKey(
+            keys.PurgeKeyRequest(name=made.name), timeout=SECONDS
+        ),
+    ]
+
+    for ask in asked:
+        with pytest.raises(grpc.RpcError) as told:
+            ask()
+        info = error_info(told.value)
+        assert (told.value.code(), info.reason) == NOT_PRIMARY
+        assert info.metadata["endpoint"] == call.vault.north.endpoint
+        assert call.vault.north.endpoint in str(told.value.details())
+    assert position(call()) == before
+
+
+def test_our_client_follows_the_redirect_to_the_primary(
+    call: Callers, south: LiveRegion
+) -> None:
+    admin = call.vault.admin
+    with hsmvault.connect(
+        south.endpoint,
+        certificate=admin.certificate,
+        key=admin.key,
+        ca=admin.ca,
+        region="south",
+        timeout=SECONDS,
+    ) as vault:
+        given = vault.roles.assign(
+            "CN=frank", CRYPTO_USER.name, scope="/keys/stays", timeout=SECONDS
+        )
+
+    assert given.principal == "CN=frank"
+    assert wait_for(call(region="south"), given.position)
