@@ -20,7 +20,7 @@ from hsmvault.hsm.enforcement import Profile, require_profile
 from hsmvault.hsm.errors import Fault, fault
 from hsmvault.hsm.mechanisms import MAC_BYTES
 from hsmvault.hsm.opened import destroy
-from hsmvault.hsm.session import CALL_SECONDS, Doing, Session, Sessions
+from hsmvault.hsm.session import CALL_SECONDS, Doing, Session, Sessions, gone
 from hsmvault.hsm.templates import (
     IDENTITY_KEY,
     INTEGRITY_KEY,
@@ -327,4 +327,4 @@ class Core:
         if not self.sessions.lost:
             self.sessions.lost = problem
             self._on_lost(problem)
-        return PartitionLost("{problem}", problem=problem)
+        return gone()

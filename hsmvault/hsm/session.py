@@ -23,6 +23,11 @@ GENERATION_SECONDS: Final = 60.0
 """The same for generating RSA keys: 4096 bit took 8 s on two shared cores."""
 
 
+def gone() -> PartitionLost:
+    """What callers are told; what the token said, of which key, is for operators."""
+    return PartitionLost("the HSM of this partition is gone; ask another partition")
+
+
 class Doing(Enum):
     """What a session is at, for whoever has to explain a failure."""
 
@@ -89,7 +94,7 @@ class Sessions:
     def take(self, limit: float = CALL_SECONDS) -> Session:
         """Lease a session, or raise NoFreeSession when none was given back in time."""
         if self.lost:
-            raise PartitionLost("{problem}", problem=self.lost)
+            raise gone()
         # pop and append of a list are atomic; nothing is locked until one has to wait.
         try:
             session = self._idle.pop()

@@ -34,6 +34,7 @@ from hsmvault.replication.trust import Trust, server_options
 from hsmvault.replication.v1 import replication_service_pb2 as pb
 from hsmvault.replication.v1 import replication_service_pb2_grpc as rpc
 from hsmvault.telemetry import Event, report
+from hsmvault.vault.access import require_principal
 
 _KEYS: Final = "/hsmvault.v1.KeyService/"
 
@@ -153,6 +154,8 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
                     "{method} may not be forwarded; call the primary itself",
                     method=request.method[:100],
                 )
+            # Nobody is called otherwise; and it is logged, whoever it is.
+            require_principal(request.principal)
             with self._asking.one(region.id):
                 done = self._workers.execute(
                     request.method,

@@ -82,7 +82,8 @@ concurrent_calls = $concurrent_calls
 # Threads that serve calls in one partition server. More than 4 pay only when the HSM is
 # reached over a network.
 serving_threads = $serving_threads
-# Threads for calls that wait: for a position, for other regions, for RSA generation.
+# Threads for calls that wait for a position; and as many for those that write, or
+# wait for other regions or for RSA generation.
 waiting_threads = $waiting_threads
 # Calls that may wait at once.
 waiting_calls = $waiting_calls

@@ -57,3 +57,21 @@ def test_links_that_say_nothing_keep_nobody_from_being_fed(vault: TestVault) -> 
         assert grpc.StatusCode.OK not in ended
         for _ in links:
             said.put(None)
+
+
+@pytest.mark.parametrize("principal", ["", "CN=" + "x" * 1_000_000, "CN=a\nb", "root"])
+def test_a_region_forwards_for_nobody_whose_name_is_no_principal(
+    vault: TestVault, principal: str
+) -> None:
+    with two_regions(vault) as (_, south, _):
+        stub = _stub(vault.north, south)
+        request = pb.ForwardRequest(
+            method="/hsmvault.v1.KeyService/CreateKey", principal=principal
+        )
+
+        with pytest.raises(grpc.RpcError) as told:
+            stub.Forward(request, timeout=30)
+
+    assert told.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(told.value.details() or "") < 1000
+    assert vault.north.workers.executed == []

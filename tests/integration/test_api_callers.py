@@ -312,7 +312,8 @@ def test_more_waiting_calls_than_fit_are_refused(tmp_path: Path) -> None:
         while not north.services._waiting.full:
             assert not any(call.done() for call in calls)
 
-        told = refusal(lambda: _topology(north.uma))
+        told = refusal(lambda: north.uma.regions.WaitForPosition(wait))
+        assert _topology(north.uma)
         for call in calls:
             call.cancel()
 

@@ -250,13 +250,17 @@ def test_a_device_fault_ends_the_partition_and_says_so_once(
     material, other = fresh(partition, P256), fresh(partition, P256)
     break_key(partition, material, Purpose.SIGN, error)
 
-    with pytest.raises(PartitionLost):
+    with pytest.raises(PartitionLost) as told:
         partition.sign(material, Algorithm.ES256, DIGEST)
-    with pytest.raises(PartitionLost):
+    with pytest.raises(PartitionLost) as again:
         partition.sign(other, Algorithm.ES256, DIGEST)
 
     assert len(problems(partition)) == 1
     assert "p0" in problems(partition)[0]
+    # What the token said is the operator's: callers are told by the same words always.
+    assert type(error).__name__ in problems(partition)[0]
+    assert type(error).__name__ not in f"{told.value} {told.value.facts}"
+    assert str(told.value) == str(again.value)
 
 
 def test_a_failing_canary_condemns_the_partition(partition: Partition) -> None:

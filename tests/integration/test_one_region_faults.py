@@ -61,7 +61,7 @@ def client(call: Callers, north: LiveRegion) -> Iterator[Vault]:
 
 
 class Load:
-    """Threads that use the vault without a pause, and note how each call ended."""
+    """Threads that use the vault all the time, and note how each call ended."""
 
     def __init__(self) -> None:
         self.failed: list[str] = []
@@ -69,7 +69,8 @@ class Load:
         self.ended = threading.Event()
 
     def run(self, work: Callable[[], str]) -> None:
-        while not self.ended.is_set():
+        # The processes that are to come back need some of the processor's time too.
+        while not self.ended.wait(0.005):
             try:
                 self.served[work()] += 1
             except VaultError as error:
@@ -134,9 +135,11 @@ def restarted(north: LiveRegion, name: str, former: int) -> None:
     )
 
 
-def test_no_acknowledged_key_is_lost_when_the_whole_region_is_killed(
+def test_nothing_that_was_acknowledged_is_lost_when_the_whole_region_is_killed(
     call: Callers, north: LiveRegion
 ) -> None:
+    gone = create(call(), "deleted-before")
+    call().keys.DeleteKey(keys.DeleteKeyRequest(name=gone.name), timeout=SECONDS)
     ids = [f"acknowledged-{number}" for number in range(100)]
     places = itertools.cycle(call.everywhere())
     acknowledged: dict[str, Key] = {}
@@ -164,6 +167,8 @@ def test_no_acknowledged_key_is_lost_when_the_whole_region_is_killed(
     assert len(acknowledged) + len(unknown) == len(ids)
     assert unknown, "it was killed too late to show anything"
     callers = [call.afresh(partition=p) for p in PARTITIONS]
+    for told in refusals(callers, lambda caller: sign(caller, gone.name)):
+        assert told[:2] == (grpc.StatusCode.FAILED_PRECONDITION, "KEY_NOT_ENABLED")
     for number, (key_id, made) in enumerate(acknowledged.items()):
         caller = callers[number % len(callers)]
         assert key(caller, f"keys/{key_id}") == made
@@ -179,19 +184,6 @@ def test_no_acknowledged_key_is_lost_when_the_whole_region_is_killed(
         again = create(caller, key_id, request_id=key_id)
         assert found in (None, again)
         assert sign(caller, again.name).name == again.current_version
-
-
-def test_a_region_that_was_killed_refuses_what_it_refused_before(
-    call: Callers, north: LiveRegion
-) -> None:
-    made = create(call.afresh(), "switched-off")
-    call.afresh().keys.DeleteKey(keys.DeleteKeyRequest(name=made.name), timeout=SECONDS)
-    north.kill()
-    north.serve(manager=True)
-
-    callers = [call.afresh(partition=partition) for partition in PARTITIONS]
-    for told in refusals(callers, lambda caller: sign(caller, made.name)):
-        assert told[:2] == (grpc.StatusCode.FAILED_PRECONDITION, "KEY_NOT_ENABLED")
 
 
 def test_a_wrong_pin_reaches_each_token_and_no_token_is_locked_by_it(

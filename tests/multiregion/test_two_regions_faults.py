@@ -27,6 +27,7 @@ from tests.support.callers import (
     populated_vault,
     position,
     sign,
+    topology,
 )
 from tests.support.membership import EXISTING, Story, lived
 from tests.support.regions import LiveRegion
@@ -41,6 +42,13 @@ ALL: Final = Durability(all_regions=True)
 def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
     with populated_vault(tmp_path_factory.mktemp("faults"), "south") as callers:
         yield callers
+
+
+@pytest.fixture(autouse=True)
+def linked(call: Callers) -> None:
+    """Whatever the test before has done to them."""
+    call.vault.north.wait_serving(manager=True)
+    call.until_linked()
 
 
 @pytest.fixture
@@ -127,16 +135,10 @@ def test_without_north_south_serves_and_says_by_which_policy_it_does_not_write(
         north.serve(manager=True)
 
     # It comes back, and both write and follow as before.
-    south.wait_until(
-        lambda: topology(alice).primary_reachable, what="north to be linked again"
-    )
+    call.until_linked()
     again = create(call.afresh(region="south"), "after-all")
     assert sign(call.afresh(), again.name).served.region == "north"
     until_equal(call)
-
-
-def topology(caller: Caller) -> regions.Topology:
-    return caller.regions.GetTopology(regions.GetTopologyRequest(), timeout=SECONDS)
 
 
 def encrypted_and_decrypted(caller: Caller, name: str) -> bytes:

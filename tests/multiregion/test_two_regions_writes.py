@@ -52,6 +52,12 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
         yield callers
 
 
+@pytest.fixture(autouse=True)
+def linked(call: Callers) -> None:
+    """Whatever the test before has done to the link."""
+    call.until_linked()
+
+
 @pytest.fixture
 def south(call: Callers) -> LiveRegion:
     return call.vault.region("south")

@@ -23,7 +23,7 @@ from hsmvault.regions.layout import PARTITIONS
 from hsmvault.v1.access_service_pb2 import CreateRoleAssignmentRequest
 from hsmvault.v1.crypto_service_pb2 import SignRequest, SignResponse
 from hsmvault.v1.key_service_pb2 import CreateKeyRequest, GetKeyRequest
-from hsmvault.v1.region_service_pb2 import GetTopologyRequest
+from hsmvault.v1.region_service_pb2 import GetTopologyRequest, Topology
 from hsmvault.v1.resources_pb2 import Key, KeySpec, RoleAssignment
 from tests.support.regions import LiveVault, running_vault
 from tests.support.served import Caller, refusal
@@ -66,6 +66,13 @@ class Callers:
     def everywhere(self, name: str = "alice", *, region: str = "north") -> list[Caller]:
         """The caller at each partition of a region."""
         return [self(name, region=region, partition=p) for p in PARTITIONS]
+
+    def until_linked(self, region: str = "south") -> None:
+        """Wait until a region serves, and hears its primary."""
+        live = self.vault.region(region)
+        live.wait_serving(manager=True)
+        caller = self.afresh(region=region)
+        live.wait_until(lambda: topology(caller).primary_reachable, what="the link")
 
 
 @contextmanager
@@ -156,8 +163,12 @@ def reached(position: str) -> tuple[tuple[str, str]]:
 
 def position(caller: Caller) -> Position:
     """How far the region has come that this caller is connected to."""
-    told = caller.regions.GetTopology(GetTopologyRequest(), timeout=SECONDS)
-    return Position.parse(told.position)
+    return Position.parse(topology(caller).position)
+
+
+def topology(caller: Caller) -> Topology:
+    """What a region says of the vault."""
+    return caller.regions.GetTopology(GetTopologyRequest(), timeout=SECONDS)
 
 
 def verifies(public: bytes, algorithm: str, digest: bytes, signature: bytes) -> bool:

@@ -116,7 +116,8 @@ def _join(call: Callers, name: str, story: Story) -> None:
 
     def write() -> None:
         caller = call.afresh()
-        while not done.is_set():
+        # At a pace that leaves the ceremony something of the processor.
+        while not done.wait(0.05):
             made = create(caller, f"meanwhile-{len(story.meanwhile)}")
             story.meanwhile.append(made.name)
 

@@ -323,8 +323,8 @@ class LiveVault:
             wait_for_ready=True,
         )
         live.wait_until(
-            lambda: self.states().get(name) == "SUCCEEDED",
-            what=f"{name} to be added: {self.states()}",
+            lambda: _states(stub).get(name) == "SUCCEEDED",
+            what=f"{name} to be added",
         )
         live.wait_serving(manager=True)
 
@@ -348,20 +348,23 @@ class LiveVault:
 
     def states(self, region: str = "north") -> dict[str, str]:
         """The state of each region, as one of them knows it."""
-        stub = region_service_pb2_grpc.RegionServiceStub(self.channel(region))
-        listed = stub.ListRegions(
-            region_service_pb2.ListRegionsRequest(show_purged=True), timeout=10
-        )
-        return {
-            r.name.removeprefix("regions/"): resources_pb2.Region.State.Name(r.state)
-            for r in listed.regions
-        }
+        return _states(region_service_pb2_grpc.RegionServiceStub(self.channel(region)))
 
     def close(self) -> None:
         for channel in self._channels:
             channel.close()
         for region in self.regions.values():
             region.kill()
+
+
+def _states(stub: region_service_pb2_grpc.RegionServiceStub) -> dict[str, str]:
+    listed = stub.ListRegions(
+        region_service_pb2.ListRegionsRequest(show_purged=True), timeout=10
+    )
+    return {
+        r.name.removeprefix("regions/"): resources_pb2.Region.State.Name(r.state)
+        for r in listed.regions
+    }
 
 
 def alive(pid: int) -> bool:
