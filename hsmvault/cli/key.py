@@ -275,7 +275,7 @@ def purge(
 ) -> None:
     """End a deleted key for good, in every region."""
     if not yes:
-        click.confirm(f"End {name} for good? Nothing brings it back.", abort=True)
+        printing.confirm(f"End {name} for good? Nothing brings it back.")
     position = asking.vault.keys.purge(
         name, etag=etag, durability=durability or "REGION"
     )

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -231,3 +232,16 @@ def progress_row(status: ReplicationStatus.RegionStatus) -> Sequence[str]:
         "" if status.primary else f"{status.migration_percent} %",
         status.summary,
     )
+
+
+def confirm(question: str, *, instead: str = "--yes") -> None:
+    """Go on only after a yes. Where nobody can be asked, say how to answer."""
+    try:
+        yes = click.confirm(question, err=True)
+    except click.Abort:
+        if not sys.stdin.isatty():
+            message = f"nobody is there to confirm it; add {instead} if you mean it"
+            raise click.UsageError(message) from None
+        raise
+    if not yes:
+        raise click.Abort

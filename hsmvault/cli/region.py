@@ -42,7 +42,10 @@ def add(asking: Asking, card: Path, fingerprint: str, yes: bool, no_wait: bool) 
     if not fingerprint and not yes:
         printing.note(f"{read.region} at {read.endpoint}")
         printing.note(f"fingerprint {read.fingerprint}")
-        click.confirm("Does its operator see the same fingerprint?", abort=True)
+        printing.confirm(
+            "Does its operator see the same fingerprint?",
+            instead="--fingerprint HEX, or --yes",
+        )
     fingerprint = fingerprint or read.fingerprint
     if no_wait:
         made = asking.vault.regions.add(adding.described(read), fingerprint)
@@ -65,9 +68,8 @@ def remove(asking: Asking, name: str, force: bool, yes: bool) -> None:
     The order is signed with your own key: the region destroys itself on nothing less.
     """
     if not yes:
-        click.confirm(
-            f"Destroy everything that region {name} holds? It is not soft-deleted.",
-            abort=True,
+        printing.confirm(
+            f"Destroy everything that region {name} holds? It is not soft-deleted."
         )
     certificate, key = asking.connection.identity()
     with bars.region(f"removing {name}") as watching:

@@ -95,6 +95,19 @@ def test_a_purge_is_asked_for_twice(alice: Typed, otto: Typed) -> None:
     assert otto("key", "get", "asked", "--deleted").code == 0
 
 
+def test_where_nobody_can_be_asked_the_way_to_answer_is_said(
+    alice: Typed, otto: Typed
+) -> None:
+    alice("key", "create", "unasked")
+    alice("key", "delete", "unasked")
+
+    stopped = otto("key", "purge", "unasked", stdin=b"")
+
+    assert stopped.code == 2
+    assert "--yes" in stopped.err
+    assert otto("key", "get", "unasked", "--deleted").code == 0
+
+
 def test_what_was_signed_verifies_here_and_with_openssl(
     alice: Typed, tmp_path: Path
 ) -> None:
