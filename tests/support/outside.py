@@ -45,10 +45,14 @@ def wrapped_rows(region: LiveRegion) -> list[WrappedRow]:
 
 
 def newest(region: LiveRegion) -> tuple[int, bytes]:
-    """Index and chain value of the last entry in a region's log."""
+    """Index and chain value of the last entry in a region's log, or of its base."""
     query = "SELECT idx, chain FROM log ORDER BY idx DESC LIMIT 1"
-    ((index, chain),) = _asked(region, query)
-    return index, chain
+    for index, chain in _asked(region, query):
+        return index, chain
+    # A log that began with a snapshot, and has had no entry since.
+    ((base,),) = _asked(region, "SELECT value FROM meta WHERE name = 'base'")
+    position, _, digest = base.rpartition(":")
+    return int(position.rpartition(".")[2]), bytes.fromhex(digest)
 
 
 def chains(region: LiveRegion) -> dict[int, bytes]:
