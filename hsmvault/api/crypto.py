@@ -31,7 +31,9 @@ class CryptoServicer:
     def sign(self, request: pb.SignRequest, call: Call) -> pb.SignResponse:
         key, version = key_or_version(request.name)
         algorithm = request.algorithm
-        name, signature = self._crypto.sign(key, version, algorithm, request.digest)
+        name, signature = self._crypto.sign(
+            key, version, algorithm, request.digest, data=request.data
+        )
         return pb.SignResponse(
             name=name,
             algorithm=algorithm,
@@ -45,6 +47,7 @@ class CryptoServicer:
             request.algorithm,
             request.digest,
             request.signature,
+            data=request.data,
         )
         return pb.VerifyResponse(
             name=name,

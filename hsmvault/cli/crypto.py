@@ -110,7 +110,10 @@ def sign(
     form: str,
     target: Path | None,
 ) -> None:
-    """Sign a file, or a digest of it. The file is hashed here and never sent."""
+    """Sign a file, or a digest of it. The file is hashed here and never sent.
+
+    HS256, HS384 and HS512 authenticate the file itself: up to 64 KiB, sent.
+    """
     given = _digest(digest)
     answer = asking.vault.sign(
         name, algorithm, digest=given, message=b"" if given else source.read()

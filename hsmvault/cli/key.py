@@ -84,6 +84,7 @@ _OPERATIONS = click.option(
         "hsmvault key create payroll",
         "hsmvault key create mail --type RSA --bits 3072 --durability ALL_REGIONS",
         "hsmvault key create vault --type oct --operations wrapKey,unwrapKey",
+        "hsmvault key create tokens --type oct --operations sign,verify",
     ],
 )
 @click.argument("name")
@@ -95,7 +96,7 @@ _OPERATIONS = click.option(
     show_default=True,
 )
 @click.option("--curve", default="", help="EC: P-256 (default), P-384, P-521, P-256K.")
-@click.option("--bits", default=0, help="RSA: 2048, 3072, 4096. oct: 128, 192, 256.")
+@click.option("--bits", default=0, help="RSA: 2048, 3072, 4096. oct: 128 to 512.")
 @_OPERATIONS
 @_NOT_BEFORE
 @_EXPIRES

@@ -15,9 +15,18 @@ _HASHES: Final = {"256": "sha256", "384": "sha384", "512": "sha512"}
 def digest_of(algorithm: str, message: bytes) -> bytes:
     """Hash a message as a signing algorithm wants it: the last digits say how."""
     digits = algorithm.removesuffix("K")[-3:]
-    if digits not in _HASHES:
+    if digits not in _HASHES or algorithm.startswith("HS"):
         raise InvalidRequest("{algorithm} does not sign", algorithm=algorithm[:50])
     return hashlib.new(_HASHES[digits], message).digest()
+
+
+def _signed(
+    algorithm: str, digest: bytes | None, message: bytes
+) -> tuple[bytes, bytes]:
+    """Return digest and data: HS* takes the message itself."""
+    if algorithm.startswith("HS"):
+        return digest or b"", message
+    return digest_of(algorithm, message) if digest is None else digest, b""
 
 
 class Crypto:
@@ -35,11 +44,16 @@ class Crypto:
         message: bytes = b"",
         **options: Unpack[Options],
     ) -> messages.SignResponse:
-        """Sign a digest, or a message, which is hashed here and never sent."""
+        """Sign a digest, or a message, which is hashed here and never sent.
+
+        HS* takes messages only, and they are sent: the key is in the vault.
+        """
+        digest, data = _signed(algorithm, digest, message)
         request = messages.SignRequest(
             name=key_name(name),
             algorithm=algorithm,
-            digest=digest_of(algorithm, message) if digest is None else digest,
+            digest=digest,
+            data=data,
         )
         return self._caller.call(methods.SIGN, request, **options)
 
@@ -54,11 +68,13 @@ class Crypto:
         **options: Unpack[Options],
     ) -> messages.VerifyResponse:
         """Check a signature; `valid` is False if it is not the key's."""
+        digest, data = _signed(algorithm, digest, message)
         request = messages.VerifyRequest(
             name=key_name(name),
             algorithm=algorithm,
-            digest=digest_of(algorithm, message) if digest is None else digest,
+            digest=digest,
             signature=signature,
+            data=data,
         )
         return self._caller.call(methods.VERIFY, request, **options)
 

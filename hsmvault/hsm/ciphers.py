@@ -1,4 +1,4 @@
-"""Encrypting, decrypting, wrapping and unwrapping callers' bytes with open keys."""
+"""Encrypting, wrapping and MACing callers' bytes with open keys, and back."""
 
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from pkcs11.mechanisms import KeyType as CkKeyType
 
 from hsmvault.hsm import oaep
 from hsmvault.hsm.core import Core
-from hsmvault.hsm.mechanisms import IV_BYTES, KW_BLOCK, KW_LEAST, OAEP, TAG_BYTES
+from hsmvault.hsm.mechanisms import IV_BYTES, KW_BLOCK, KW_LEAST, MACS, OAEP, TAG_BYTES
 from hsmvault.hsm.opened import destroy
 from hsmvault.hsm.session import Session
 from hsmvault.model.algorithms import Algorithm
@@ -63,6 +63,13 @@ def decrypt_gcm(key: Any, sealed: Sealed, aad: bytes) -> bytes:
         buffer_size=len(sealed.ciphertext) + _ROOM,
     )
     return plaintext
+
+
+def mac(key: Any, algorithm: Algorithm, data: bytes) -> bytes:
+    """MAC the data itself: HMAC takes messages, not digests."""
+    mechanism, size = MACS[algorithm]
+    made: bytes = key.sign(data, mechanism=mechanism, buffer_size=size)
+    return made
 
 
 def require_kw(plaintext: bytes) -> None:

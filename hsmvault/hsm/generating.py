@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pkcs11.constants import Attribute
-from pkcs11.mechanisms import KeyType as CkKeyType
 
 from hsmvault.hsm import public
 from hsmvault.hsm.core import Core
@@ -15,6 +14,7 @@ from hsmvault.hsm.templates import (
     PUBLIC_HALF,
     Purpose,
     asked,
+    kind,
     require,
     user_key,
 )
@@ -94,13 +94,13 @@ def wrap(
 def _make(session: Session, spec: KeySpec) -> tuple[Any, ...]:
     """Return the secret or private key and, of a pair, then the public half."""
     template = asked(user_key(spec, Purpose.NOTHING))
+    _, key_type = kind(spec, Purpose.NOTHING)
     if spec.type is KeyType.OCT:
-        key = session.raw.generate_key(CkKeyType.AES, spec.bits, template=template)
-        return (key,)
+        return (session.raw.generate_key(key_type, spec.bits, template=template),)
     if spec.curve is None:
         half = {**PUBLIC_HALF, Attribute.PUBLIC_EXPONENT: _EXPONENT}
         pair = session.raw.generate_keypair(
-            CkKeyType.RSA,
+            key_type,
             spec.bits,
             public_template=half,
             private_template=template,
@@ -108,7 +108,7 @@ def _make(session: Session, spec: KeySpec) -> tuple[Any, ...]:
     else:
         half = {**PUBLIC_HALF, Attribute.EC_PARAMS: public.EC_PARAMS[spec.curve]}
         pair = session.raw.generate_keypair(
-            CkKeyType.EC, public_template=half, private_template=template
+            key_type, public_template=half, private_template=template
         )
     return pair[1], pair[0]
 

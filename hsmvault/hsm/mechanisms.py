@@ -98,6 +98,16 @@ SIGNING: Final[Mapping[Algorithm, Signing]] = MappingProxyType(
 )
 
 
+MACS: Final[Mapping[Algorithm, tuple[Mechanism, int]]] = MappingProxyType(
+    {
+        Algorithm.HS256: (Mechanism.SHA256_HMAC, 32),
+        Algorithm.HS384: (Mechanism.SHA384_HMAC, 48),
+        Algorithm.HS512: (Mechanism.SHA512_HMAC, 64),
+    }
+)
+"""The mechanism of each HMAC, and how many bytes it answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Oaep:
     """One way to encrypt to an RSA key."""

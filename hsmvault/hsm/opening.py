@@ -1,14 +1,12 @@
 """Opening wrapped keys: the MAC first, then the token, then what came out of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hmac import compare_digest
-from types import MappingProxyType
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pkcs11 import PKCS11Error
-from pkcs11.constants import Attribute, ObjectClass
-from pkcs11.mechanisms import KeyType as CkKeyType
+from pkcs11.constants import Attribute
 from pkcs11.mechanisms import Mechanism
 
 from hsmvault.hsm import public
@@ -16,28 +14,18 @@ from hsmvault.hsm.core import Core
 from hsmvault.hsm.mechanisms import SIGNING
 from hsmvault.hsm.opened import Opened, destroy
 from hsmvault.hsm.session import Doing, Session
-from hsmvault.hsm.templates import KWP_MECHANISM, Purpose, asked, require, user_key
+from hsmvault.hsm.templates import (
+    KWP_MECHANISM,
+    Purpose,
+    asked,
+    kind,
+    require,
+    user_key,
+)
 from hsmvault.model.algorithms import Algorithm, KeySpec, KeyType
 from hsmvault.model.errors import IntegrityFailure, VaultError, WrappedKeyInvalid
 from hsmvault.model.material import Material
 from hsmvault.model.records import KWP, WrappedKey, region_key_name
-
-CLASSES: Final[Mapping[KeyType, tuple[ObjectClass, CkKeyType]]] = MappingProxyType(
-    {
-        KeyType.RSA: (ObjectClass.PRIVATE_KEY, CkKeyType.RSA),
-        KeyType.EC: (ObjectClass.PRIVATE_KEY, CkKeyType.EC),
-        KeyType.OCT: (ObjectClass.SECRET_KEY, CkKeyType.AES),
-    }
-)
-
-FIRST_PURPOSE: Final[Mapping[KeyType, Purpose]] = MappingProxyType(
-    {
-        KeyType.RSA: Purpose.SIGN,
-        KeyType.EC: Purpose.SIGN,
-        KeyType.OCT: Purpose.CIPHER,
-    }
-)
-"""What a key is opened for when it is only to be checked or wrapped again."""
 
 _KWP_MORE: Final = 8
 _PROOF: Final = SIGNING[Algorithm.ES256]
@@ -127,7 +115,7 @@ def unwrap(
     Raises WrappedKeyInvalid, or a Cryptoki error for `Core.run` to explain.
     """
     template = user_key(spec, purpose)
-    object_class, key_type = CLASSES[spec.type]
+    object_class, key_type = kind(spec, purpose)
     before, session.doing = session.doing, Doing.OPENING
     key = under.unwrap_key(
         object_class,
@@ -151,8 +139,8 @@ def _compare(
 ) -> None:
     """Raise WrappedKeyInvalid unless the key has the size and public half recorded."""
     if spec.type is KeyType.OCT:
-        # SoftHSM leaves CKA_VALUE_LEN at 0 when it unwraps; but AES keys are 16, 24 or
-        # 32 bytes, and KWP adds 8.
+        # SoftHSM leaves CKA_VALUE_LEN at 0 when it unwraps; but oct keys have multiples
+        # of 8 bytes, and KWP adds 8.
         same = wrapped == spec.bits // 8 + _KWP_MORE and not public_key
     else:
         half = public.require_spec(public_key, spec)

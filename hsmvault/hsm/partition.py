@@ -5,18 +5,27 @@ call from any thread; what a method needs of the token runs in one leased sessio
 """
 
 from collections.abc import Callable, Sequence
+from hmac import compare_digest
 from typing import Any, Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from hsmvault.hsm import ciphers, generating, public
 from hsmvault.hsm.core import Core, PartitionConfig
-from hsmvault.hsm.mechanisms import GCM, KW, OAEP, SIGNATURE_BYTES_MAX, SIGNING, Signing
+from hsmvault.hsm.mechanisms import (
+    GCM,
+    KW,
+    MACS,
+    OAEP,
+    SIGNATURE_BYTES_MAX,
+    SIGNING,
+    Signing,
+)
 from hsmvault.hsm.opened import destroy
-from hsmvault.hsm.opening import FIRST_PURPOSE, check, open_material, opened
+from hsmvault.hsm.opening import check, open_material, opened
 from hsmvault.hsm.pooling import Pooling
 from hsmvault.hsm.session import GENERATION_SECONDS, Doing, Session
-from hsmvault.hsm.templates import Purpose
+from hsmvault.hsm.templates import Purpose, first_purpose
 from hsmvault.model.algorithms import Algorithm, KeySpec, KeyType
 from hsmvault.model.errors import (
     AlgorithmUnsupported,
@@ -103,7 +112,7 @@ class Partition(Pooling):
     def self_test(self, material: Material) -> None:
         def work(session: Session) -> None:
             key = open_material(
-                self._core, session, material, FIRST_PURPOSE[material.spec.type]
+                self._core, session, material, first_purpose(material.spec)
             )
             session.doing = Doing.OPENING
             try:
@@ -114,9 +123,12 @@ class Partition(Pooling):
         self._core.run(work, doing=Doing.OPENING)
 
     def _use_once(self, session: Session, key: Any, material: Material) -> None:
-        if material.spec.type is KeyType.OCT:
+        if first_purpose(material.spec) is Purpose.CIPHER:
             sealed = ciphers.encrypt_gcm(session, key, _TEST_DIGEST, b"")
             works = ciphers.decrypt_gcm(key, sealed, b"") == _TEST_DIGEST
+        elif material.spec.type is KeyType.OCT:
+            made = ciphers.mac(key, Algorithm(f"HS{material.spec.bits}"), _TEST_DIGEST)
+            works = len(made) * 8 == material.spec.bits
         else:
             rsa = material.spec.type is KeyType.RSA
             how = SIGNING[Algorithm.PS256 if rsa else Algorithm.ES256]
@@ -130,6 +142,8 @@ class Partition(Pooling):
     # --- signing -------------------------------------------------------------
 
     def sign(self, material: Material, algorithm: Algorithm, digest: bytes) -> bytes:
+        if algorithm in MACS:
+            return self._mac(material, algorithm, digest)
         how = _signing(algorithm, digest)
 
         def work(session: Session) -> bytes:
@@ -150,10 +164,26 @@ class Partition(Pooling):
     def verify(
         self, material: Material, algorithm: Algorithm, digest: bytes, signature: bytes
     ) -> bool:
+        if algorithm in MACS:
+            made = self._mac(material, algorithm, digest)
+            # Here, not by C_Verify: tokens do not promise to compare in constant time.
+            return compare_digest(made, signature)
         how = _signing(algorithm, digest)
         if not material.public_key:
             raise AlgorithmUnsupported("an oct key has no public half to verify with")
         return public.verify(public.load(material.public_key), how, digest, signature)
+
+    def _mac(self, material: Material, algorithm: Algorithm, data: bytes) -> bytes:
+        if material.spec.type is not KeyType.OCT:
+            raise AlgorithmUnsupported(
+                "{algorithm} needs an oct key", algorithm=algorithm
+            )
+
+        def work(session: Session) -> bytes:
+            key = opened(self._core, session, material, Purpose.SIGN)
+            return ciphers.mac(key.key, algorithm, data)
+
+        return self._core.run(work)
 
     # --- encrypting ----------------------------------------------------------
 

@@ -11,8 +11,9 @@ from hsmvault.hsm import labels
 from hsmvault.hsm.core import Core
 from hsmvault.hsm.generating import wrap_for
 from hsmvault.hsm.opened import destroy
-from hsmvault.hsm.opening import FIRST_PURPOSE, open_material, require_for, unwrap
+from hsmvault.hsm.opening import open_material, require_for, unwrap
 from hsmvault.hsm.session import Doing, Session
+from hsmvault.hsm.templates import first_purpose
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import IntegrityFailure, WrappedKeyInvalid
 from hsmvault.model.log import Epoch, Head, Position
@@ -59,7 +60,7 @@ class Pooling:
                 session,
                 under,
                 spec,
-                FIRST_PURPOSE[spec.type],
+                first_purpose(spec),
                 wrapped=wrapped.wrapped,
                 public_key=public_key,
             )
@@ -69,7 +70,7 @@ class Pooling:
 
     def seal(self, material: Material, region: str) -> WrappedKey:
         def work(session: Session) -> WrappedKey:
-            purpose = FIRST_PURPOSE[material.spec.type]
+            purpose = first_purpose(material.spec)
             secret = open_material(self._core, session, material, purpose)
             return self._wrap_on(session, secret, material.version, region)
 

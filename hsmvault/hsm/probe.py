@@ -29,7 +29,10 @@ NEEDED: Final[Mapping[Mechanism, str]] = MappingProxyType(
         Mechanism.AES_KEY_GEN: "oct keys",
         Mechanism.AES_GCM: "A128GCM, A192GCM, A256GCM",
         Mechanism.AES_KEY_WRAP: "A128KW, A192KW, A256KW",
-        Mechanism.SHA256_HMAC: "MACs of the store",
+        Mechanism.SHA256_HMAC: "HS256, and MACs of the store",
+        Mechanism.GENERIC_SECRET_KEY_GEN: "oct keys for HS384 and HS512",
+        Mechanism.SHA384_HMAC: "HS384",
+        Mechanism.SHA512_HMAC: "HS512",
     }
 )
 """What the vault asks of a token, and for which of its own algorithms."""

@@ -202,6 +202,17 @@ _USES: Final[Mapping[tuple[KeyType, Purpose], _Use]] = MappingProxyType(
             {Attribute.ENCRYPT: True, Attribute.DECRYPT: True},
             frozenset({Mechanism.AES_GCM}),
         ),
+        (KeyType.OCT, Purpose.SIGN): (
+            # Not VERIFY: tokens do not promise to compare in constant time.
+            {Attribute.SIGN: True},
+            frozenset(
+                {
+                    Mechanism.SHA256_HMAC,
+                    Mechanism.SHA384_HMAC,
+                    Mechanism.SHA512_HMAC,
+                }
+            ),
+        ),
         (KeyType.OCT, Purpose.WRAP): (
             {Attribute.WRAP: True, Attribute.UNWRAP: True},
             frozenset({Mechanism.AES_KEY_WRAP}),
@@ -209,13 +220,30 @@ _USES: Final[Mapping[tuple[KeyType, Purpose], _Use]] = MappingProxyType(
     }
 )
 
-_CLASS: Final[Mapping[KeyType, tuple[ObjectClass, CkKeyType]]] = MappingProxyType(
-    {
-        KeyType.RSA: (ObjectClass.PRIVATE_KEY, CkKeyType.RSA),
-        KeyType.EC: (ObjectClass.PRIVATE_KEY, CkKeyType.EC),
-        KeyType.OCT: (ObjectClass.SECRET_KEY, CkKeyType.AES),
-    }
-)
+_AES_BITS_MAX: Final = 256
+
+
+def kind(spec: KeySpec, purpose: Purpose) -> tuple[ObjectClass, CkKeyType]:
+    """Return the class and type that a user key has in the token.
+
+    Tokens refuse HMAC with an AES key, so for HMAC the same bytes are opened as a
+    generic secret; and longer ones than AES takes never are anything else.
+    """
+    if spec.type is KeyType.RSA:
+        return ObjectClass.PRIVATE_KEY, CkKeyType.RSA
+    if spec.type is KeyType.EC:
+        return ObjectClass.PRIVATE_KEY, CkKeyType.EC
+    if purpose is Purpose.SIGN or spec.bits > _AES_BITS_MAX:
+        return ObjectClass.SECRET_KEY, CkKeyType.GENERIC_SECRET
+    return ObjectClass.SECRET_KEY, CkKeyType.AES
+
+
+def first_purpose(spec: KeySpec) -> Purpose:
+    """What a key is opened for when it is only to be checked or wrapped again."""
+    if spec.type is KeyType.OCT and spec.bits <= _AES_BITS_MAX:
+        return Purpose.CIPHER
+    return Purpose.SIGN
+
 
 _PRIVATE_USES: Final = (
     Attribute.DECRYPT,
@@ -230,7 +258,7 @@ def user_key(spec: KeySpec, purpose: Purpose) -> Template:
 
     The same table serves generating and opening: see `asked`.
     """
-    object_class, key_type = _CLASS[spec.type]
+    object_class, key_type = kind(spec, purpose)
     secret = object_class is ObjectClass.SECRET_KEY
     uses = _NOTHING if secret else dict.fromkeys(_PRIVATE_USES, False)
     granted: Template = {}

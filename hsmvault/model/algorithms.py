@@ -44,11 +44,15 @@ class Operation(StrEnum):
 SIZES: Final[Mapping[KeyType, tuple[int, ...]]] = MappingProxyType(
     {
         KeyType.RSA: (2048, 3072, 4096),
-        KeyType.OCT: (128, 192, 256),
+        KeyType.OCT: (128, 192, 256, 384, 512),
         KeyType.EC: (256, 384, 521),
     }
 )
-"""Sizes in bits. An EC key's size follows from its curve."""
+"""Sizes in bits. An EC key's size follows from its curve.
+
+An oct key is for AES at 128 and 192 bits, for HMAC at 384 and 512, and at 256 for the
+one or the other, as its operations say.
+"""
 
 CURVE_BITS: Final[Mapping[Curve, int]] = MappingProxyType(
     {Curve.P256: 256, Curve.P256K: 256, Curve.P384: 384, Curve.P521: 521}
@@ -112,8 +116,25 @@ class KeySpec:
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """Everything that a key of this type can be used for."""
-        return OPERATIONS[self.type]
+        """Everything that a key of this type and size can be used for.
+
+        Not all at once: see `require_one_role`.
+        """
+        if self.type is not KeyType.OCT:
+            return OPERATIONS[self.type]
+        return frozenset(
+            operation
+            for use in USES.values()
+            if use.type is KeyType.OCT and use.bits == self.bits
+            for operation in use.operations
+        )
+
+    @property
+    def default_operations(self) -> frozenset[Operation]:
+        """What a key is for whose maker did not say: of oct-256, what AES does."""
+        if self.type is not KeyType.OCT:
+            return self.operations
+        return (self.operations - _SIGNING) or self.operations
 
     def __str__(self) -> str:
         return str(self.curve) if self.curve else f"{self.type}-{self.bits}"
@@ -129,10 +150,13 @@ OPERATIONS: Final[Mapping[KeyType, frozenset[Operation]]] = MappingProxyType(
                 Operation.DECRYPT,
                 Operation.WRAP_KEY,
                 Operation.UNWRAP_KEY,
+                Operation.SIGN,
+                Operation.VERIFY,
             }
         ),
     }
 )
+"""What keys of a type do; of oct keys, not every size does all."""
 
 
 class Algorithm(StrEnum):
@@ -148,6 +172,9 @@ class Algorithm(StrEnum):
     ES384 = "ES384"
     ES512 = "ES512"
     ES256K = "ES256K"
+    HS256 = "HS256"
+    HS384 = "HS384"
+    HS512 = "HS512"
     RSA_OAEP = "RSA-OAEP"
     RSA_OAEP_256 = "RSA-OAEP-256"
     A128GCM = "A128GCM"
@@ -173,7 +200,7 @@ class Use:
     """The only size it works with; 0: any size of the type."""
     curve: Curve | None = None
     digest: int = 0
-    """Length of the digest to sign, in bytes."""
+    """Length of the digest to sign, in bytes; 0: it signs the data, as HMAC does."""
 
 
 USES: Final[Mapping[Algorithm, Use]] = MappingProxyType(
@@ -188,6 +215,10 @@ USES: Final[Mapping[Algorithm, Use]] = MappingProxyType(
         Algorithm.ES384: Use(KeyType.EC, _SIGNING, 384, Curve.P384, 48),
         Algorithm.ES512: Use(KeyType.EC, _SIGNING, 521, Curve.P521, 64),
         Algorithm.ES256K: Use(KeyType.EC, _SIGNING, 256, Curve.P256K, 32),
+        # RFC 7518, 3.2, wants the key as long as the hash; longer ones gain nothing.
+        Algorithm.HS256: Use(KeyType.OCT, _SIGNING, 256),
+        Algorithm.HS384: Use(KeyType.OCT, _SIGNING, 384),
+        Algorithm.HS512: Use(KeyType.OCT, _SIGNING, 512),
         Algorithm.RSA_OAEP: Use(KeyType.RSA, _ENCRYPTING | _WRAPPING),
         Algorithm.RSA_OAEP_256: Use(KeyType.RSA, _ENCRYPTING | _WRAPPING),
         Algorithm.A128GCM: Use(KeyType.OCT, _ENCRYPTING, 128),
@@ -198,6 +229,24 @@ USES: Final[Mapping[Algorithm, Use]] = MappingProxyType(
         Algorithm.A256KW: Use(KeyType.OCT, _WRAPPING, 256),
     }
 )
+
+
+def require_one_role(spec: KeySpec, operations: frozenset[Operation]) -> None:
+    """Raise InvalidRequest if an oct key shall both MAC and do AES.
+
+    The same bytes under two algorithms are a key with two roles: what one of them
+    answers is input to attack the other.
+    """
+    if spec.type is not KeyType.OCT:
+        return
+    macs, rest = operations & _SIGNING, operations - _SIGNING
+    if macs and rest:
+        raise InvalidRequest(
+            "an oct key either does {macs} (HMAC) or {rest} (AES), never both; make "
+            "a key for each",
+            macs=", ".join(sorted(macs)),
+            rest=", ".join(sorted(rest)),
+        )
 
 
 def parse_algorithm(name: str) -> Algorithm:

@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from hsmvault.v1 import resources_pb2 as hsmvault_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hsmvault/v1/crypto_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bhsmvault/v1/resources.proto\"P\n\x0bSignRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06\x64igest\x18\x03 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"g\n\x0cSignResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12#\n\x06served\x18\x04 \x01(\x0b\x32\x13.hsmvault.v1.Served\"k\n\rVerifyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06\x64igest\x18\x03 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x17\n\tsignature\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"e\n\x0eVerifyResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\r\n\x05valid\x18\x03 \x01(\x08\x12#\n\x06served\x18\x04 \x01(\x0b\x32\x13.hsmvault.v1.Served\"w\n\x0e\x45ncryptRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tplaintext\x18\x03 \x01(\x0c\x12%\n\x1d\x61\x64\x64itional_authenticated_data\x18\x04 \x01(\x0c\"\x84\x01\n\x0f\x45ncryptResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\x12\n\n\x02iv\x18\x04 \x01(\x0c\x12\x0b\n\x03tag\x18\x05 \x01(\x0c\x12#\n\x06served\x18\x06 \x01(\x0b\x32\x13.hsmvault.v1.Served\"\x91\x01\n\x0e\x44\x65\x63ryptRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\x12\n\n\x02iv\x18\x04 \x01(\x0c\x12\x0b\n\x03tag\x18\x05 \x01(\x0c\x12%\n\x1d\x61\x64\x64itional_authenticated_data\x18\x06 \x01(\x0c\"j\n\x0f\x44\x65\x63ryptResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x11\n\tplaintext\x18\x03 \x01(\x0c\x12#\n\x06served\x18\x04 \x01(\x0b\x32\x13.hsmvault.v1.Served\"V\n\x0eWrapKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tplaintext\x18\x03 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"h\n\x0fWrapKeyResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x0f\n\x07wrapped\x18\x03 \x01(\x0c\x12#\n\x06served\x18\x04 \x01(\x0b\x32\x13.hsmvault.v1.Served\"V\n\x10UnwrapKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07wrapped\x18\x03 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"l\n\x11UnwrapKeyResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x11\n\tplaintext\x18\x03 \x01(\x0c\x12#\n\x06served\x18\x04 \x01(\x0b\x32\x13.hsmvault.v1.Served\"N\n\x16GenerateDataKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x05\"\x83\x01\n\x17GenerateDataKeyResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x11\n\tplaintext\x18\x03 \x01(\x0c\x12\x0f\n\x07wrapped\x18\x04 \x01(\x0c\x12#\n\x06served\x18\x05 \x01(\x0b\x32\x13.hsmvault.v1.Served\",\n\x15GetRandomBytesRequest\x12\x13\n\x05\x63ount\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x02\"K\n\x16GetRandomBytesResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.hsmvault.v1.Served2\xe6\x04\n\rCryptoService\x12;\n\x04Sign\x12\x18.hsmvault.v1.SignRequest\x1a\x19.hsmvault.v1.SignResponse\x12\x41\n\x06Verify\x12\x1a.hsmvault.v1.VerifyRequest\x1a\x1b.hsmvault.v1.VerifyResponse\x12\x44\n\x07\x45ncrypt\x12\x1b.hsmvault.v1.EncryptRequest\x1a\x1c.hsmvault.v1.EncryptResponse\x12\x44\n\x07\x44\x65\x63rypt\x12\x1b.hsmvault.v1.DecryptRequest\x1a\x1c.hsmvault.v1.DecryptResponse\x12\x44\n\x07WrapKey\x12\x1b.hsmvault.v1.WrapKeyRequest\x1a\x1c.hsmvault.v1.WrapKeyResponse\x12J\n\tUnwrapKey\x12\x1d.hsmvault.v1.UnwrapKeyRequest\x1a\x1e.hsmvault.v1.UnwrapKeyResponse\x12\\\n\x0fGenerateDataKey\x12#.hsmvault.v1.GenerateDataKeyRequest\x1a$.hsmvault.v1.GenerateDataKeyResponse\x12Y\n\x0eGetRandomBytes\x12\".hsmvault.v1.GetRandomBytesRequest\x1a#.hsmvault.v1.GetRandomBytesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hsmvault/v1/crypto_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bhsmvault/v1/resources.proto\"X\n\x0bSignRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"g\n\x0cSignResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12#\n\x06served\x18\x04 \x01(\x0b\x32\x13.hsmvault.v1.Served\"s\n\rVerifyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x17\n\tsignature\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"e\n\x0eVerifyResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\r\n\x05valid\x18\x03 \x01(\x08\x12#\n\x06served\x18\x04 \x01(\x0b\x32\x13.hsmvault.v1.Served\"w\n\x0e\x45ncryptRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tplaintext\x18\x03 \x01(\x0c\x12%\n\x1d\x61\x64\x64itional_authenticated_data\x18\x04 \x01(\x0c\"\x84\x01\n\x0f\x45ncryptResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\x12\n\n\x02iv\x18\x04 \x01(\x0c\x12\x0b\n\x03tag\x18\x05 \x01(\x0c\x12#\n\x06served\x18\x06 \x01(\x0b\x32\x13.hsmvault.v1.Served\"\x91\x01\n\x0e\x44\x65\x63ryptRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\x12\n\n\x02iv\x18\x04 \x01(\x0c\x12\x0b\n\x03tag\x18\x05 \x01(\x0c\x12%\n\x1d\x61\x64\x64itional_authenticated_data\x18\x06 \x01(\x0c\"j\n\x0f\x44\x65\x63ryptResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x11\n\tplaintext\x18\x03 \x01(\x0c\x12#\n\x06served\x18\x04 \x01(\x0b\x32\x13.hsmvault.v1.Served\"V\n\x0eWrapKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tplaintext\x18\x03 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"h\n\x0fWrapKeyResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x0f\n\x07wrapped\x18\x03 \x01(\x0c\x12#\n\x06served\x18\x04 \x01(\x0b\x32\x13.hsmvault.v1.Served\"V\n\x10UnwrapKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\talgorithm\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07wrapped\x18\x03 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"l\n\x11UnwrapKeyResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x11\n\tplaintext\x18\x03 \x01(\x0c\x12#\n\x06served\x18\x04 \x01(\x0b\x32\x13.hsmvault.v1.Served\"N\n\x16GenerateDataKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x05\"\x83\x01\n\x17GenerateDataKeyResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x11\n\tplaintext\x18\x03 \x01(\x0c\x12\x0f\n\x07wrapped\x18\x04 \x01(\x0c\x12#\n\x06served\x18\x05 \x01(\x0b\x32\x13.hsmvault.v1.Served\",\n\x15GetRandomBytesRequest\x12\x13\n\x05\x63ount\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x02\"K\n\x16GetRandomBytesResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.hsmvault.v1.Served2\xe6\x04\n\rCryptoService\x12;\n\x04Sign\x12\x18.hsmvault.v1.SignRequest\x1a\x19.hsmvault.v1.SignResponse\x12\x41\n\x06Verify\x12\x1a.hsmvault.v1.VerifyRequest\x1a\x1b.hsmvault.v1.VerifyResponse\x12\x44\n\x07\x45ncrypt\x12\x1b.hsmvault.v1.EncryptRequest\x1a\x1c.hsmvault.v1.EncryptResponse\x12\x44\n\x07\x44\x65\x63rypt\x12\x1b.hsmvault.v1.DecryptRequest\x1a\x1c.hsmvault.v1.DecryptResponse\x12\x44\n\x07WrapKey\x12\x1b.hsmvault.v1.WrapKeyRequest\x1a\x1c.hsmvault.v1.WrapKeyResponse\x12J\n\tUnwrapKey\x12\x1d.hsmvault.v1.UnwrapKeyRequest\x1a\x1e.hsmvault.v1.UnwrapKeyResponse\x12\\\n\x0fGenerateDataKey\x12#.hsmvault.v1.GenerateDataKeyRequest\x1a$.hsmvault.v1.GenerateDataKeyResponse\x12Y\n\x0eGetRandomBytes\x12\".hsmvault.v1.GetRandomBytesRequest\x1a#.hsmvault.v1.GetRandomBytesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_SIGNREQUEST'].fields_by_name['algorithm']._loaded_options = None
   _globals['_SIGNREQUEST'].fields_by_name['algorithm']._serialized_options = b'\342A\001\002'
-  _globals['_SIGNREQUEST'].fields_by_name['digest']._loaded_options = None
-  _globals['_SIGNREQUEST'].fields_by_name['digest']._serialized_options = b'\342A\001\002'
   _globals['_VERIFYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_VERIFYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_VERIFYREQUEST'].fields_by_name['algorithm']._loaded_options = None
   _globals['_VERIFYREQUEST'].fields_by_name['algorithm']._serialized_options = b'\342A\001\002'
-  _globals['_VERIFYREQUEST'].fields_by_name['digest']._loaded_options = None
-  _globals['_VERIFYREQUEST'].fields_by_name['digest']._serialized_options = b'\342A\001\002'
   _globals['_VERIFYREQUEST'].fields_by_name['signature']._loaded_options = None
   _globals['_VERIFYREQUEST'].fields_by_name['signature']._serialized_options = b'\342A\001\002'
   _globals['_ENCRYPTREQUEST'].fields_by_name['name']._loaded_options = None
@@ -72,37 +68,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRANDOMBYTESREQUEST'].fields_by_name['count']._loaded_options = None
   _globals['_GETRANDOMBYTESREQUEST'].fields_by_name['count']._serialized_options = b'\342A\001\002'
   _globals['_SIGNREQUEST']._serialized_start=111
-  _globals['_SIGNREQUEST']._serialized_end=191
-  _globals['_SIGNRESPONSE']._serialized_start=193
-  _globals['_SIGNRESPONSE']._serialized_end=296
-  _globals['_VERIFYREQUEST']._serialized_start=298
-  _globals['_VERIFYREQUEST']._serialized_end=405
-  _globals['_VERIFYRESPONSE']._serialized_start=407
-  _globals['_VERIFYRESPONSE']._serialized_end=508
-  _globals['_ENCRYPTREQUEST']._serialized_start=510
-  _globals['_ENCRYPTREQUEST']._serialized_end=629
-  _globals['_ENCRYPTRESPONSE']._serialized_start=632
-  _globals['_ENCRYPTRESPONSE']._serialized_end=764
-  _globals['_DECRYPTREQUEST']._serialized_start=767
-  _globals['_DECRYPTREQUEST']._serialized_end=912
-  _globals['_DECRYPTRESPONSE']._serialized_start=914
-  _globals['_DECRYPTRESPONSE']._serialized_end=1020
-  _globals['_WRAPKEYREQUEST']._serialized_start=1022
-  _globals['_WRAPKEYREQUEST']._serialized_end=1108
-  _globals['_WRAPKEYRESPONSE']._serialized_start=1110
-  _globals['_WRAPKEYRESPONSE']._serialized_end=1214
-  _globals['_UNWRAPKEYREQUEST']._serialized_start=1216
-  _globals['_UNWRAPKEYREQUEST']._serialized_end=1302
-  _globals['_UNWRAPKEYRESPONSE']._serialized_start=1304
-  _globals['_UNWRAPKEYRESPONSE']._serialized_end=1412
-  _globals['_GENERATEDATAKEYREQUEST']._serialized_start=1414
-  _globals['_GENERATEDATAKEYREQUEST']._serialized_end=1492
-  _globals['_GENERATEDATAKEYRESPONSE']._serialized_start=1495
-  _globals['_GENERATEDATAKEYRESPONSE']._serialized_end=1626
-  _globals['_GETRANDOMBYTESREQUEST']._serialized_start=1628
-  _globals['_GETRANDOMBYTESREQUEST']._serialized_end=1672
-  _globals['_GETRANDOMBYTESRESPONSE']._serialized_start=1674
-  _globals['_GETRANDOMBYTESRESPONSE']._serialized_end=1749
-  _globals['_CRYPTOSERVICE']._serialized_start=1752
-  _globals['_CRYPTOSERVICE']._serialized_end=2366
+  _globals['_SIGNREQUEST']._serialized_end=199
+  _globals['_SIGNRESPONSE']._serialized_start=201
+  _globals['_SIGNRESPONSE']._serialized_end=304
+  _globals['_VERIFYREQUEST']._serialized_start=306
+  _globals['_VERIFYREQUEST']._serialized_end=421
+  _globals['_VERIFYRESPONSE']._serialized_start=423
+  _globals['_VERIFYRESPONSE']._serialized_end=524
+  _globals['_ENCRYPTREQUEST']._serialized_start=526
+  _globals['_ENCRYPTREQUEST']._serialized_end=645
+  _globals['_ENCRYPTRESPONSE']._serialized_start=648
+  _globals['_ENCRYPTRESPONSE']._serialized_end=780
+  _globals['_DECRYPTREQUEST']._serialized_start=783
+  _globals['_DECRYPTREQUEST']._serialized_end=928
+  _globals['_DECRYPTRESPONSE']._serialized_start=930
+  _globals['_DECRYPTRESPONSE']._serialized_end=1036
+  _globals['_WRAPKEYREQUEST']._serialized_start=1038
+  _globals['_WRAPKEYREQUEST']._serialized_end=1124
+  _globals['_WRAPKEYRESPONSE']._serialized_start=1126
+  _globals['_WRAPKEYRESPONSE']._serialized_end=1230
+  _globals['_UNWRAPKEYREQUEST']._serialized_start=1232
+  _globals['_UNWRAPKEYREQUEST']._serialized_end=1318
+  _globals['_UNWRAPKEYRESPONSE']._serialized_start=1320
+  _globals['_UNWRAPKEYRESPONSE']._serialized_end=1428
+  _globals['_GENERATEDATAKEYREQUEST']._serialized_start=1430
+  _globals['_GENERATEDATAKEYREQUEST']._serialized_end=1508
+  _globals['_GENERATEDATAKEYRESPONSE']._serialized_start=1511
+  _globals['_GENERATEDATAKEYRESPONSE']._serialized_end=1642
+  _globals['_GETRANDOMBYTESREQUEST']._serialized_start=1644
+  _globals['_GETRANDOMBYTESREQUEST']._serialized_end=1688
+  _globals['_GETRANDOMBYTESRESPONSE']._serialized_start=1690
+  _globals['_GETRANDOMBYTESRESPONSE']._serialized_end=1765
+  _globals['_CRYPTOSERVICE']._serialized_start=1768
+  _globals['_CRYPTOSERVICE']._serialized_end=2382
 # @@protoc_insertion_point(module_scope)

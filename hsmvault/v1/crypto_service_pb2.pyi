@@ -24,20 +24,24 @@ class SignRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     digest: _builtins.bytes
-    """32, 48 or 64 bytes, as the algorithm's hash makes it."""
+    """32, 48 or 64 bytes, as the algorithm's hash makes it. Empty for HS*."""
+    data: _builtins.bytes
+    """HS* only: what is to be authenticated itself, 1 byte to 64 KiB."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         algorithm: _builtins.str = ...,
         digest: _builtins.bytes = ...,
+        data: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "digest", b"digest", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "data", b"data", "digest", b"digest", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -81,10 +85,13 @@ class VerifyRequest(_message.Message):
     ALGORITHM_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     digest: _builtins.bytes
     signature: _builtins.bytes
+    data: _builtins.bytes
+    """HS* only, in place of the digest."""
     def __init__(
         self,
         *,
@@ -92,10 +99,11 @@ class VerifyRequest(_message.Message):
         algorithm: _builtins.str = ...,
         digest: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        data: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "digest", b"digest", "name", b"name", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "data", b"data", "digest", b"digest", "name", b"name", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -86,8 +86,8 @@ class CryptoServiceServicer:
     """
 
     def Sign(self, request, context):
-        """Signs a digest. RS256/384/512, PS256/384/512, ES256/384/512, ES256K. ECDSA
-        signatures are raw r‖s (RFC 7518, 3.4).
+        """Signs a digest. RS256/384/512, PS256/384/512, ES256/384/512, ES256K; ECDSA
+        signatures are raw r‖s (RFC 7518, 3.4). HS256/384/512 MAC data.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

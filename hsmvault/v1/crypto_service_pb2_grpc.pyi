@@ -37,8 +37,8 @@ class CryptoServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CryptoServiceAsyncStub: ...
     Sign: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.SignRequest, _crypto_service_pb2.SignResponse]
-    """Signs a digest. RS256/384/512, PS256/384/512, ES256/384/512, ES256K. ECDSA
-    signatures are raw r‖s (RFC 7518, 3.4).
+    """Signs a digest. RS256/384/512, PS256/384/512, ES256/384/512, ES256K; ECDSA
+    signatures are raw r‖s (RFC 7518, 3.4). HS256/384/512 MAC data.
     """
     Verify: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.VerifyRequest, _crypto_service_pb2.VerifyResponse]
     """Verifies a signature; `valid: false` is a normal answer."""
@@ -64,8 +64,8 @@ class CryptoServiceAsyncStub(CryptoServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Sign: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.SignRequest, _crypto_service_pb2.SignResponse]  # type: ignore[assignment]
-    """Signs a digest. RS256/384/512, PS256/384/512, ES256/384/512, ES256K. ECDSA
-    signatures are raw r‖s (RFC 7518, 3.4).
+    """Signs a digest. RS256/384/512, PS256/384/512, ES256/384/512, ES256K; ECDSA
+    signatures are raw r‖s (RFC 7518, 3.4). HS256/384/512 MAC data.
     """
     Verify: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.VerifyRequest, _crypto_service_pb2.VerifyResponse]  # type: ignore[assignment]
     """Verifies a signature; `valid: false` is a normal answer."""
@@ -94,8 +94,8 @@ class CryptoServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _crypto_service_pb2.SignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_crypto_service_pb2.SignResponse, _abc.Awaitable[_crypto_service_pb2.SignResponse]]:
-        """Signs a digest. RS256/384/512, PS256/384/512, ES256/384/512, ES256K. ECDSA
-        signatures are raw r‖s (RFC 7518, 3.4).
+        """Signs a digest. RS256/384/512, PS256/384/512, ES256/384/512, ES256K; ECDSA
+        signatures are raw r‖s (RFC 7518, 3.4). HS256/384/512 MAC data.
         """
 
     @_abc_1.abstractmethod

@@ -32,8 +32,8 @@ class KeySpec(_message.Message):
     type: _builtins.str
     """`RSA`, `EC` or `oct` (JOSE names)."""
     bits: _builtins.int
-    """Size in bits. RSA: 2048, 3072 (default), 4096. oct: 128, 192, 256 (default).
-    EC: follows from the curve.
+    """Size in bits. RSA: 2048, 3072 (default), 4096. oct: 128, 192, 256 (default) for
+    AES; 256, 384, 512 for HS256, HS384, HS512. EC: follows from the curve.
     """
     curve: _builtins.str
     """EC only: `P-256` (default), `P-384`, `P-521`, `P-256K`."""
@@ -138,7 +138,9 @@ class Key(_message.Message):
     @_builtins.property
     def operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may be used for: `encrypt`, `decrypt`, `sign`, `verify`, `wrapKey`,
-        `unwrapKey`. Default: everything that its type can do.
+        `unwrapKey`. Default: everything that its type can do. An oct key is for AES
+        (`encrypt`, `decrypt`, `wrapKey`, `unwrapKey`; the default at 256 bits) or for
+        HMAC (`sign`, `verify`), never both, also not later.
         """
 
     @_builtins.property

@@ -69,12 +69,18 @@ class Crypto:
     clock: Clock
 
     def sign(
-        self, name: KeyName, version: str | None, algorithm: str, digest: bytes
+        self,
+        name: KeyName,
+        version: str | None,
+        algorithm: str,
+        digest: bytes,
+        *,
+        data: bytes = b"",
     ) -> tuple[str, bytes]:
-        """Sign a digest. Returns the name of the version and the signature."""
+        """Sign a digest, or by HS* MAC `data`. Returns the version's name and it."""
         plan = self._plan(name, version, algorithm, Operation.SIGN)
-        if len(digest) != plan.use.digest:
-            require_digest(plan.algorithm, plan.use, digest)
+        if data or not digest or len(digest) != plan.use.digest:
+            digest = _signable(plan, digest, data)
         return plan.name, self.hsm.sign(plan.material, plan.algorithm, digest)
 
     def verify(
@@ -84,10 +90,12 @@ class Crypto:
         algorithm: str,
         digest: bytes,
         signature: bytes,
+        *,
+        data: bytes = b"",
     ) -> tuple[str, bool]:
         """Verify a signature; one of the wrong size is not valid either."""
         plan = self._plan(name, version, algorithm, Operation.VERIFY)
-        require_digest(plan.algorithm, plan.use, digest)
+        digest = _signable(plan, digest, data)
         if not 0 < len(signature) <= SIGNATURE_MAX:
             return plan.name, False
         valid = self.hsm.verify(plan.material, plan.algorithm, digest, signature)
@@ -287,6 +295,30 @@ class Crypto:
             return f"A{spec.bits}KW"
         # What cannot wrap is refused by the plan, which names what can.
         return Algorithm.RSA_OAEP_256
+
+
+def _signable(plan: Plan, digest: bytes, data: bytes) -> bytes:
+    """Return what is signed: the digest, or for HS* the data. Only one fits."""
+    if plan.use.digest:
+        if data:
+            raise InvalidRequest(
+                "{algorithm} signs a digest; give it as digest, not data",
+                algorithm=plan.algorithm,
+            )
+        require_digest(plan.algorithm, plan.use, digest)
+        return digest
+    if digest or not data:
+        raise InvalidRequest(
+            "{algorithm} takes what is to be authenticated as data, not a digest",
+            algorithm=plan.algorithm,
+        )
+    if len(data) > DATA_MAX:
+        raise TooLarge(
+            "data of {given} bytes is more than {most}; authenticate a digest of it",
+            given=len(data),
+            most=DATA_MAX,
+        )
+    return data
 
 
 def _require_aad(plan: Plan, aad: bytes) -> None:

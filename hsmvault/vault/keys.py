@@ -59,7 +59,7 @@ class KeyMaker:
                 incarnation=made.version.incarnation,
                 revision=1,
                 spec=spec,
-                operations=settings.operations or frozenset(spec.operations),
+                operations=settings.operations or spec.default_operations,
                 create_ms=made.version.create_ms,
                 update_ms=made.version.create_ms,
                 current=made.version.version,

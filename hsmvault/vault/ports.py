@@ -41,11 +41,15 @@ class Hsm(Protocol):
         """Open it and use it once. Raises WrappedKeyInvalid if it is not as it says."""
 
     def sign(self, material: Material, algorithm: Algorithm, digest: bytes) -> bytes:
-        """Sign a digest. ECDSA answers raw r||s. RSA is verified before it answers."""
+        """Sign a digest; for HS*, MAC the data that is given in its place.
+
+        ECDSA answers raw r||s. RSA is verified before it answers.
+        """
 
     def verify(
         self, material: Material, algorithm: Algorithm, digest: bytes, signature: bytes
-    ) -> bool: ...
+    ) -> bool:
+        """Verify what `sign` made; a MAC is compared in constant time."""
 
     def encrypt(
         self, material: Material, algorithm: Algorithm, plaintext: bytes, aad: bytes

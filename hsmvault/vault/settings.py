@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from hsmvault.model.algorithms import KeySpec, Operation
+from hsmvault.model.algorithms import KeySpec, Operation, require_one_role
 from hsmvault.model.errors import InvalidRequest
 from hsmvault.model.records import KeyRecord
 
@@ -19,7 +19,7 @@ class KeySettings:
     """Everything about a new key but its name and its material."""
 
     operations: frozenset[Operation] = frozenset()
-    """Empty: all that its type can do."""
+    """Empty: all that its type does by default."""
     enabled: bool = True
     not_before_ms: int = 0
     expire_ms: int = 0
@@ -63,7 +63,9 @@ class KeyPatch:
                 "operations may not be empty; to make a key unusable, disable it: "
                 "hsmvault key update --disable"
             )
+        # With those that it has: an AES key does not become an HMAC key either.
         _require_operations(key.spec, patched.operations)
+        require_one_role(key.spec, patched.operations | key.operations)
         _require_dates(patched.not_before_ms, patched.expire_ms)
         _require_tags(patched.tags)
         return patched
@@ -82,6 +84,7 @@ def _require_operations(spec: KeySpec, operations: frozenset[Operation]) -> None
             odd=", ".join(sorted(odd)),
             known=", ".join(sorted(spec.operations)),
         )
+    require_one_role(spec, operations)
 
 
 def _require_dates(not_before_ms: int, expire_ms: int) -> None:

@@ -12,9 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     encode_dss_signature,
 )
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from hsmvault.v1 import crypto_service_pb2 as pb
-from hsmvault.v1.key_service_pb2 import GetPublicKeyRequest
+from hsmvault.v1.key_service_pb2 import GetPublicKeyRequest, UpdateKeyRequest
+from hsmvault.v1.resources_pb2 import Key
 from tests.support.served import Served, make_key, refusal, served
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -28,6 +30,8 @@ KEYS = {
     "a128": ("oct", 128, ""),
     "a192": ("oct", 192, ""),
     "a256": ("oct", 256, ""),
+    "h384": ("oct", 384, ""),
+    "h512": ("oct", 512, ""),
 }
 
 
@@ -36,6 +40,7 @@ def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(tmp_path_factory.mktemp("north")) as one:
         for key_id, (kind, bits, curve) in KEYS.items():
             make_key(one, key_id, kind, bits=bits, curve=curve)
+        make_key(one, "h256", "oct", bits=256, operations=["sign", "verify"])
         yield one
 
 
@@ -132,6 +137,84 @@ def test_what_cannot_be_signed_is_refused_naming_what_can(
 
     assert (code, given) == (INVALID, reason)
     assert message
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm"), [("h256", "HS256"), ("h384", "HS384"), ("h512", "HS512")]
+)
+def test_what_a_key_maced_it_verifies_and_nothing_else(
+    north: Served, key: str, algorithm: str
+) -> None:
+    name = f"keys/{key}"
+    data = b"x" * KIB_64
+    signed = north.uma.crypto.Sign(
+        pb.SignRequest(name=name, algorithm=algorithm, data=data)
+    )
+
+    def valid(signature: bytes, of: bytes = data) -> bool:
+        answer = north.uma.crypto.Verify(
+            pb.VerifyRequest(
+                name=name, algorithm=algorithm, data=of, signature=signature
+            )
+        )
+        return answer.valid
+
+    assert len(signed.signature) * 8 == int(algorithm[2:])
+    assert valid(signed.signature)
+    assert not valid(signed.signature, b"y" + data[1:])
+    for bad in (b"", signed.signature[:-1], signed.signature + b"\0", bytes(5000)):
+        assert not valid(bad)
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm", "fields", "reason"),
+    [
+        ("h256", "HS256", {}, "INVALID_REQUEST"),
+        ("h256", "HS256", {"digest": bytes(32)}, "INVALID_REQUEST"),
+        ("h256", "HS256", {"digest": b"x", "data": b"x"}, "INVALID_REQUEST"),
+        ("h256", "HS256", {"data": bytes(KIB_64 + 1)}, "TOO_LARGE"),
+        ("ec", "ES256", {"data": b"x"}, "INVALID_REQUEST"),
+        ("ec", "ES256", {"digest": bytes(32), "data": b"x"}, "INVALID_REQUEST"),
+        ("h256", "HS384", {"data": b"x"}, "ALGORITHM_UNSUPPORTED"),
+        ("h384", "A256GCM", {"data": b"x"}, "ALGORITHM_UNSUPPORTED"),
+        ("a256", "HS256", {"data": b"x"}, "OPERATION_NOT_PERMITTED"),
+        ("a128", "HS256", {"data": b"x"}, "ALGORITHM_UNSUPPORTED"),
+    ],
+)
+def test_digest_and_data_are_not_taken_for_each_other(
+    north: Served, key: str, algorithm: str, fields: dict[str, bytes], reason: str
+) -> None:
+    for call in (
+        lambda: north.uma.crypto.Sign(
+            pb.SignRequest(name=f"keys/{key}", algorithm=algorithm, **fields)
+        ),
+        lambda: north.uma.crypto.Verify(
+            pb.VerifyRequest(
+                name=f"keys/{key}", algorithm=algorithm, signature=b"s", **fields
+            )
+        ),
+    ):
+        assert refusal(call)[:2] == (INVALID, reason)
+
+
+def test_an_hmac_key_does_no_aes(north: Served) -> None:
+    told = refusal(lambda: _encrypt(north, "h256", "A256GCM", plaintext=b"x"))
+
+    assert told[:2] == (INVALID, "OPERATION_NOT_PERMITTED")
+
+
+def test_no_key_gets_both_roles_of_an_oct_key(north: Served) -> None:
+    mixed = ["sign", "encrypt"]
+    made = refusal(lambda: make_key(north, "both", "oct", bits=256, operations=mixed))
+    updates = []
+    for key, operations in (("a256", ["sign"]), ("h256", ["encrypt"]), ("a256", mixed)):
+        change = UpdateKeyRequest(
+            key=Key(name=f"keys/{key}", operations=operations),
+            update_mask=FieldMask(paths=["operations"]),
+        )
+        updates.append(refusal(lambda c=change: north.uma.keys.UpdateKey(c)))  # type: ignore[misc]
+
+    assert {told[:2] for told in (made, *updates)} == {(INVALID, "INVALID_REQUEST")}
 
 
 def test_the_public_half_verifies_what_was_signed(north: Served) -> None:

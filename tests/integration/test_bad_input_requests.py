@@ -149,7 +149,7 @@ def test_a_region_that_is_not_as_its_card_says_is_not_added(call: Callers) -> No
         ("keys/ec", "RS256", ("does not sign with a key of type P-256", "use ES256")),
         ("keys/ec", "A256GCM", ("A256GCM does not sign", "use ES256")),
         ("keys/rsa", "ES256", ("RSA-2048", "use RS256")),
-        ("keys/aes", "RS256", ("oct-256", "use another key")),
+        ("keys/aes", "RS256", ("oct-256", "use HS256")),
     ],
 )
 def test_an_algorithm_that_does_not_suit_is_refused_with_those_that_do(

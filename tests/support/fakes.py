@@ -128,6 +128,9 @@ class FakeHsm:
     def sign(self, material: Material, algorithm: Algorithm, digest: bytes) -> bytes:
         """Sign a digest; ECDSA answers raw r||s."""
         secret = self._open(material)
+        if algorithm.startswith("HS"):
+            assert isinstance(secret, bytes)
+            return hmac.digest(secret, digest, f"sha{algorithm[-3:]}")
         if len(digest) != _hash(algorithm).digest_size:
             raise DigestInvalid("not a digest of {how}", how=algorithm)
         known = Prehashed(_hash(algorithm))
@@ -142,7 +145,11 @@ class FakeHsm:
     def verify(
         self, material: Material, algorithm: Algorithm, digest: bytes, signature: bytes
     ) -> bool:
-        """Verify with the public half."""
+        """Verify with the public half; an HMAC by making it again."""
+        if algorithm.startswith("HS"):
+            return hmac.compare_digest(
+                self.sign(material, algorithm, digest), signature
+            )
         self._open(material)
         known = Prehashed(_hash(algorithm))
         key = load_der_public_key(material.public_key)
@@ -275,6 +282,12 @@ class FakeHsm:
     def read_anchor(self) -> Head | None:
         """Return the newest head."""
         return self.anchor
+
+    # --- for tests -----------------------------------------------------------
+
+    def wrap_known(self, version: str, raw: bytes) -> WrappedKey:
+        """Wrap bytes of the test's own making under the region key."""
+        return self._wrap_for(version, self.region, raw)
 
     # --- inside --------------------------------------------------------------
 

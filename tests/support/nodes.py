@@ -333,7 +333,7 @@ class TestRegion:
             incarnation=version[0].incarnation,
             revision=1,
             spec=spec,
-            operations=spec.operations,
+            operations=spec.default_operations,
             create_ms=now_ms(),
             update_ms=now_ms(),
             current=version[0].version,

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import pytest
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.mechanisms import KeyType as CkKeyType
 
 from hsmvault.hsm import module
 from hsmvault.hsm.core import PartitionConfig
+from hsmvault.hsm.generating import wrap_for
 from hsmvault.hsm.module import TokenAddress
 from hsmvault.hsm.partition import Partition
+from hsmvault.hsm.session import Session
 from hsmvault.model.algorithms import USES, Algorithm, KeySpec, Operation
 from hsmvault.model.material import Material
 from hsmvault.model.records import WrappedKey
@@ -29,7 +33,7 @@ VAULT: Final = "0123456789abcdef0123456789abcdef"
 SPECS: Final = (
     *(KeySpec.of("RSA", bits=bits) for bits in (2048, 3072, 4096)),
     *(KeySpec.of("EC", curve=curve) for curve in ("P-256", "P-384", "P-521", "P-256K")),
-    *(KeySpec.of("oct", bits=bits) for bits in (128, 192, 256)),
+    *(KeySpec.of("oct", bits=bits) for bits in (128, 192, 256, 384, 512)),
 )
 
 
@@ -81,6 +85,33 @@ def at_rest(
     """A wrapped key as a store would give it back: with the region's MAC."""
     [mac] = hsm.mac([wrapped.statement(VAULT)])
     return Material(wrapped.version, spec, public_key, wrapped, mac)
+
+
+def known(hsm: Hsm, spec: KeySpec, raw: bytes) -> Material:
+    """An oct key of `north` whose bytes the test knows, at rest there."""
+    version = secrets.token_hex(16)
+    if isinstance(hsm, FakeHsm):
+        wrapped = hsm.wrap_known(version, raw)
+    else:
+        assert isinstance(hsm, Partition)
+        wrapped = hsm._core.run(lambda session: _wrap_known(hsm, session, version, raw))
+    return at_rest(hsm, spec, b"", wrapped)
+
+
+def _wrap_known(
+    hsm: Partition, session: Session, version: str, raw: bytes
+) -> WrappedKey:
+    made = session.raw.create_object(
+        {
+            Attribute.CLASS: ObjectClass.SECRET_KEY,
+            Attribute.KEY_TYPE: CkKeyType.GENERIC_SECRET,
+            Attribute.TOKEN: False,
+            Attribute.PRIVATE: True,
+            Attribute.EXTRACTABLE: True,
+            Attribute.VALUE: raw,
+        }
+    )
+    return wrap_for(hsm._core, session, made, version=version, region="north")
 
 
 def config(

@@ -18,6 +18,7 @@ from hsmvault.model.algorithms import (
     Operation,
     parse_algorithm,
     require_digest,
+    require_one_role,
     require_suits,
 )
 from hsmvault.model.errors import AlgorithmUnsupported, DigestInvalid, InvalidRequest
@@ -40,6 +41,9 @@ ALLOWED: dict[str, tuple[set[str], set[Operation]]] = {
     "A128GCM": ({"oct-128"}, _CRYPT),
     "A192GCM": ({"oct-192"}, _CRYPT),
     "A256GCM": ({"oct-256"}, _CRYPT),
+    "HS256": ({"oct-256"}, _SIGN),
+    "HS384": ({"oct-384"}, _SIGN),
+    "HS512": ({"oct-512"}, _SIGN),
     "A128KW": ({"oct-128"}, _WRAP),
     "A192KW": ({"oct-192"}, _WRAP),
     "A256KW": ({"oct-256"}, _WRAP),
@@ -102,7 +106,7 @@ def test_an_unknown_algorithm_is_refused_with_those_we_offer(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["es256", "ES256 ", "HS256", "none", "RSA1_5", "A128CBC"]
+    "name", ["es256", "ES256 ", "hs256", "none", "RSA1_5", "A128CBC"]
 )
 def test_algorithms_are_known_by_their_exact_names(name: str) -> None:
     with pytest.raises(AlgorithmUnsupported):
@@ -134,7 +138,35 @@ def test_the_vault_makes_exactly_the_keys_it_promises() -> None:
         "oct-128",
         "oct-192",
         "oct-256",
+        "oct-384",
+        "oct-512",
     }
+
+
+@given(some.specs, st.sets(some.operations).map(frozenset))
+def test_no_oct_key_both_macs_and_does_aes(
+    spec: KeySpec, operations: frozenset[Operation]
+) -> None:
+    mixed = bool(operations & _SIGN) and bool(operations - _SIGN)
+    if spec.type is KeyType.OCT and mixed:
+        with pytest.raises(InvalidRequest, match="never both"):
+            require_one_role(spec, operations)
+    else:
+        require_one_role(spec, operations)
+
+
+@pytest.mark.parametrize("spec", some.SPECS, ids=str)
+def test_what_a_key_does_by_default_it_may_do(spec: KeySpec) -> None:
+    assert spec.default_operations
+    assert spec.default_operations <= spec.operations
+    require_one_role(spec, spec.default_operations)
+
+
+def test_an_oct_key_that_fits_aes_is_an_aes_key_by_default() -> None:
+    for bits in (128, 192, 256):
+        assert KeySpec.of("oct", bits=bits).default_operations == _CRYPT | _WRAP
+    for bits in (384, 512):
+        assert KeySpec.of("oct", bits=bits).default_operations == _SIGN
 
 
 @pytest.mark.parametrize(
