@@ -1,12 +1,27 @@
 """CryptoService: the use of keys. The hot path: parse, call, convert."""
 
+from collections.abc import Mapping
+
 from hsmvault.api.dispatch import Call
 from hsmvault.api.permissions import key_or_version
+from hsmvault.model.errors import InvalidRequest
 from hsmvault.v1 import crypto_service_pb2 as pb
 from hsmvault.v1.resources_pb2 import Served
-from hsmvault.vault.crypto import Crypto
+from hsmvault.vault.crypto import Crypto, Source, Target
+from hsmvault.vault.plan import context_aad
 from hsmvault.vault.ports import Sealed
 from hsmvault.vault.view import View
+
+
+def _bound(aad: bytes, context: Mapping[str, str]) -> bytes:
+    """Return what a ciphertext is bound to, in whichever way it was said."""
+    if not context:
+        return aad
+    if aad:
+        raise InvalidRequest(
+            "give additional_authenticated_data or encryption_context, not both"
+        )
+    return context_aad(context)
 
 
 class CryptoServicer:
@@ -61,7 +76,7 @@ class CryptoServicer:
             *key_or_version(request.name),
             request.algorithm,
             request.plaintext,
-            request.additional_authenticated_data,
+            _bound(request.additional_authenticated_data, request.encryption_context),
         )
         return pb.EncryptResponse(
             name=name,
@@ -77,12 +92,40 @@ class CryptoServicer:
             *key_or_version(request.name),
             request.algorithm,
             Sealed(request.iv, request.ciphertext, request.tag),
-            request.additional_authenticated_data,
+            _bound(request.additional_authenticated_data, request.encryption_context),
         )
         return pb.DecryptResponse(
             name=name,
             algorithm=request.algorithm,
             plaintext=plaintext,
+            served=self._served(call.view),
+        )
+
+    def re_encrypt(
+        self, request: pb.ReEncryptRequest, call: Call
+    ) -> pb.ReEncryptResponse:
+        source = Source(
+            *key_or_version(request.name),
+            request.algorithm,
+            Sealed(request.iv, request.ciphertext, request.tag),
+            _bound(request.additional_authenticated_data, request.encryption_context),
+        )
+        target = Target(
+            *key_or_version(request.target_name),
+            request.target_algorithm,
+            _bound(
+                request.target_additional_authenticated_data,
+                request.target_encryption_context,
+            ),
+        )
+        source_name, name, sealed = self._crypto.reencrypt(source, target)
+        return pb.ReEncryptResponse(
+            name=name,
+            algorithm=target.algorithm,
+            ciphertext=sealed.ciphertext,
+            iv=sealed.iv,
+            tag=sealed.tag,
+            source_name=source_name,
             served=self._served(call.view),
         )
 
@@ -119,7 +162,7 @@ class CryptoServicer:
         return pb.GenerateDataKeyResponse(
             name=name,
             algorithm=algorithm,
-            plaintext=plaintext,
+            plaintext=b"" if request.without_plaintext else plaintext,
             wrapped=wrapped,
             served=self._served(call.view),
         )

@@ -202,6 +202,15 @@ class Guard:
             view.access.require(
                 Caller(call.principal, permission, told, call.via_region)
             )
+        if rule.also is not None:
+            view.access.require(
+                Caller(
+                    call.principal,
+                    rule.also[0],
+                    rule.also[1](request, view),
+                    call.via_region,
+                )
+            )
         if rule.write is Write.NONE:
             return endpoint.serve(request, call).SerializeToString(), view.served
         if not view.is_primary:

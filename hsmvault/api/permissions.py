@@ -46,13 +46,16 @@ class Rule:
     """Runs in the pool where waiting does not keep others from being served."""
     hidden: bool = False
     """What it is about was looked up, so a refusal does not name it."""
+    also: tuple[Permission, Callable[[Any, View], str]] | None = None
+    """A second permission that is needed, on what else the request is about."""
     show_deleted: Permission | None = None
     """Needed instead of `permission` when the request wants deleted ones too."""
 
     @property
     def permissions(self) -> frozenset[Permission]:
         """All that the RPC may ask for."""
-        return frozenset({self.permission, self.show_deleted or self.permission})
+        also = () if self.also is None else (self.also[0],)
+        return frozenset({self.permission, self.show_deleted or self.permission, *also})
 
 
 @lru_cache(_NAMES_MAX)
@@ -69,6 +72,10 @@ def _key_path(name: str) -> str:
 def _named(request: Any, _view: View) -> str:
     # Hot: no parsing for names that were seen lately.
     return _key_path(request.name)
+
+
+def _target_named(request: Any, _view: View) -> str:
+    return _key_path(request.target_name)
 
 
 def _key_named(request: Any, _view: View) -> str:
@@ -142,6 +149,9 @@ _CRYPTO: Final = {
     "Verify": Rule(Permission.KEYS_VERIFY, _named),
     "Encrypt": Rule(Permission.KEYS_ENCRYPT, _named),
     "Decrypt": Rule(Permission.KEYS_DECRYPT, _named),
+    "ReEncrypt": Rule(
+        Permission.KEYS_DECRYPT, _named, also=(Permission.KEYS_ENCRYPT, _target_named)
+    ),
     "WrapKey": Rule(Permission.KEYS_WRAP, _named),
     "UnwrapKey": Rule(Permission.KEYS_UNWRAP, _named),
     "GenerateDataKey": Rule(Permission.KEYS_WRAP, _named),

@@ -7,33 +7,15 @@ they never stand on a command line.
 
 import base64
 import binascii
-import json
-import os
-import sys
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
-from hsmvault.cli import printing
+from hsmvault.cli import files, printing
 from hsmvault.cli.asking import Asking, connected
 from hsmvault.cli.groups import Command, Group
-
-_IN = click.option(
-    "--in", "source", type=click.File("rb"), default="-", help="File; default: stdin."
-)
-_FILE = click.argument("source", metavar="[FILE]", type=click.File("rb"), default="-")
-_OUT = click.option(
-    "--out",
-    "target",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
-    help="File (made 0600); default: stdout.",
-)
-_ALGORITHM = click.option("--algorithm", "-a", required=True, help="JOSE name.")
-_AAD = click.option(
-    "--aad", type=click.File("rb"), help="File with additional authenticated data."
-)
+from hsmvault.v1.crypto_service_pb2 import EncryptResponse, ReEncryptResponse
 
 
 @click.group(cls=Group)
@@ -41,34 +23,14 @@ def crypto() -> None:
     """Sign, verify, encrypt, decrypt, wrap, unwrap, data keys, random bytes."""
 
 
-def _write(data: bytes, target: Path | None) -> None:
-    if target is None:
-        sys.stdout.buffer.write(data)
-        return
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-
-
-def _write_json(fields: dict[str, Any], target: Path | None) -> None:
-    shown = {
-        name: printing.base64_of(value) if isinstance(value, bytes) else value
-        for name, value in fields.items()
+def _sealed(answer: EncryptResponse | ReEncryptResponse) -> dict[str, Any]:
+    return {
+        "name": answer.name,
+        "algorithm": answer.algorithm,
+        "ciphertext": answer.ciphertext,
+        "iv": answer.iv,
+        "tag": answer.tag,
     }
-    _write(json.dumps(shown, indent=2).encode() + b"\n", target)
-
-
-def _read_json(source: IO[bytes], wanted: tuple[str, ...]) -> dict[str, Any]:
-    """Read back what `_write_json` wrote; `wanted` are the fields that hold bytes."""
-    try:
-        fields = json.loads(source.read())
-        read = {name: base64.b64decode(fields[name], validate=True) for name in wanted}
-    except (ValueError, TypeError, KeyError, binascii.Error) as error:
-        raise click.UsageError(
-            "the input is not what `hsmvault crypto` wrote: JSON with name, algorithm, "
-            + ", ".join(wanted)
-        ) from error
-    return {**fields, **read}
 
 
 def _digest(text: str | None) -> bytes | None:
@@ -88,8 +50,8 @@ def _digest(text: str | None) -> bytes | None:
     ],
 )
 @click.argument("name")
-@_ALGORITHM
-@_IN
+@files.ALGORITHM
+@files.IN
 @click.option("--digest", default=None, metavar="HEX", help="Instead of --in.")
 @click.option(
     "--format",
@@ -98,7 +60,7 @@ def _digest(text: str | None) -> bytes | None:
     default="base64",
     show_default=True,
 )
-@_OUT
+@files.OUT
 @connected
 def sign(
     asking: Asking,
@@ -121,14 +83,14 @@ def sign(
     if asking.as_json:
         printing.dump(printing.plain(answer))
     elif form == "raw":
-        _write(answer.signature, target)
+        files.write(answer.signature, target)
     else:
         text = (
             answer.signature.hex()
             if form == "hex"
             else printing.base64_of(answer.signature)
         )
-        _write(text.encode() + b"\n", target)
+        files.write(text.encode() + b"\n", target)
 
 
 def _signature(path: Path) -> bytes:
@@ -150,8 +112,8 @@ def _signature(path: Path) -> bytes:
     ],
 )
 @click.argument("name")
-@_ALGORITHM
-@_IN
+@files.ALGORITHM
+@files.IN
 @click.option("--digest", default=None, metavar="HEX", help="Instead of --in.")
 @click.option(
     "--signature",
@@ -192,10 +154,11 @@ def verify(
     examples=["hsmvault crypto encrypt box -a A256GCM --in note.txt --out note.json"],
 )
 @click.argument("name")
-@_ALGORITHM
-@_IN
-@_AAD
-@_OUT
+@files.ALGORITHM
+@files.IN
+@files.AAD
+@files.CONTEXT
+@files.OUT
 @connected
 def encrypt(
     asking: Asking,
@@ -204,35 +167,39 @@ def encrypt(
     algorithm: str,
     source: IO[bytes],
     aad: IO[bytes] | None,
+    context: dict[str, str],
     target: Path | None,
 ) -> None:
     """Encrypt up to 64 KiB into a JSON file that `decrypt` opens."""
     answer = asking.vault.encrypt(
-        name, algorithm, source.read(), aad=aad.read() if aad else b""
+        name,
+        algorithm,
+        source.read(),
+        aad=aad.read() if aad else b"",
+        context=context,
     )
-    fields = {
-        "name": answer.name,
-        "algorithm": answer.algorithm,
-        "ciphertext": answer.ciphertext,
-        "iv": answer.iv,
-        "tag": answer.tag,
-    }
-    _write_json(fields, target)
+    files.write_json(_sealed(answer), target)
 
 
 @crypto.command(
     cls=Command,
     examples=["hsmvault crypto decrypt note.json --out note.txt"],
 )
-@_FILE
-@_AAD
-@_OUT
+@files.FILE
+@files.AAD
+@files.CONTEXT
+@files.OUT
 @connected
 def decrypt(
-    asking: Asking, source: IO[bytes], aad: IO[bytes] | None, target: Path | None
+    asking: Asking,
+    *,
+    source: IO[bytes],
+    aad: IO[bytes] | None,
+    context: dict[str, str],
+    target: Path | None,
 ) -> None:
     """Decrypt what `encrypt` wrote, with the version that it names."""
-    fields = _read_json(source, ("ciphertext", "iv", "tag"))
+    fields = files.read_json(source, ("ciphertext", "iv", "tag"))
     answer = asking.vault.decrypt(
         str(fields["name"]),
         str(fields["algorithm"]),
@@ -240,8 +207,57 @@ def decrypt(
         iv=fields["iv"],
         tag=fields["tag"],
         aad=aad.read() if aad else b"",
+        context=context,
     )
-    _write(answer.plaintext, target)
+    files.write(answer.plaintext, target)
+
+
+@crypto.command(
+    "re-encrypt",
+    cls=Command,
+    examples=[
+        "hsmvault crypto re-encrypt note.json --to box -a A256GCM --out new.json"
+    ],
+)
+@files.FILE
+@click.option("--to", required=True, metavar="NAME", help="Key to encrypt by.")
+@files.ALGORITHM
+@files.AAD
+@files.CONTEXT
+@files.OUT
+@connected
+def re_encrypt(
+    asking: Asking,
+    *,
+    source: IO[bytes],
+    to: str,
+    algorithm: str,
+    aad: IO[bytes] | None,
+    context: dict[str, str],
+    target: Path | None,
+) -> None:
+    """Move what `encrypt` wrote to another key or version, without showing it.
+
+    It stays bound to the same --aad or --context.
+    """
+    fields = files.read_json(source, ("ciphertext", "iv", "tag"))
+    bound = aad.read() if aad else b""
+    answer = asking.vault.re_encrypt(
+        EncryptResponse(
+            name=str(fields["name"]),
+            algorithm=str(fields["algorithm"]),
+            ciphertext=fields["ciphertext"],
+            iv=fields["iv"],
+            tag=fields["tag"],
+        ),
+        to,
+        algorithm,
+        aad=bound,
+        context=context,
+        target_aad=bound,
+        target_context=context,
+    )
+    files.write_json(_sealed(answer), target)
 
 
 @crypto.command(
@@ -249,9 +265,9 @@ def decrypt(
     examples=["hsmvault crypto wrap box -a A256KW --in data.key --out data.json"],
 )
 @click.argument("name")
-@_ALGORITHM
-@_IN
-@_OUT
+@files.ALGORITHM
+@files.IN
+@files.OUT
 @connected
 def wrap(
     asking: Asking, name: str, algorithm: str, source: IO[bytes], target: Path | None
@@ -263,22 +279,22 @@ def wrap(
         "algorithm": answer.algorithm,
         "wrapped": answer.wrapped,
     }
-    _write_json(fields, target)
+    files.write_json(fields, target)
 
 
 @crypto.command(
     cls=Command, examples=["hsmvault crypto unwrap data.json --out data.key"]
 )
-@_FILE
-@_OUT
+@files.FILE
+@files.OUT
 @connected
 def unwrap(asking: Asking, source: IO[bytes], target: Path | None) -> None:
     """Unwrap what `wrap` or `data-key` wrote, in any region."""
-    fields = _read_json(source, ("wrapped",))
+    fields = files.read_json(source, ("wrapped",))
     answer = asking.vault.unwrap(
         str(fields["name"]), str(fields["algorithm"]), fields["wrapped"]
     )
-    _write(answer.plaintext, target)
+    files.write(answer.plaintext, target)
 
 
 @crypto.command(
@@ -291,11 +307,12 @@ def unwrap(asking: Asking, source: IO[bytes], target: Path | None) -> None:
 @click.option("--bytes", "size", default=32, show_default=True, help="16 to 512.")
 @click.option(
     "--plaintext",
-    required=True,
+    default=None,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File for the data key in clear (made 0600): use it, then remove it.",
+    help="File for the data key in clear (made 0600): use it, then remove it. "
+    "Without, only the wrapped one is made.",
 )
-@_OUT
+@files.OUT
 @connected
 def data_key(
     asking: Asking,
@@ -303,18 +320,21 @@ def data_key(
     name: str,
     algorithm: str,
     size: int,
-    plaintext: Path,
+    plaintext: Path | None,
     target: Path | None,
 ) -> None:
     """Make a data key: in clear into one file, wrapped into another."""
-    answer = asking.vault.generate_data_key(name, algorithm=algorithm, size=size)
-    _write(answer.plaintext, plaintext)
+    answer = asking.vault.generate_data_key(
+        name, algorithm=algorithm, size=size, without_plaintext=plaintext is None
+    )
+    if plaintext is not None:
+        files.write(answer.plaintext, plaintext)
     fields = {
         "name": answer.name,
         "algorithm": answer.algorithm,
         "wrapped": answer.wrapped,
     }
-    _write_json(fields, target)
+    files.write_json(fields, target)
 
 
 @crypto.command(cls=Command, examples=["hsmvault crypto random 32 --format hex"])
@@ -326,13 +346,13 @@ def data_key(
     default="base64",
     show_default=True,
 )
-@_OUT
+@files.OUT
 @connected
 def random(asking: Asking, count: int, form: str, target: Path | None) -> None:
     """Print bytes from the HSM's generator."""
     data = asking.vault.random(count)
     if form == "raw":
-        _write(data, target)
+        files.write(data, target)
     else:
         text = data.hex() if form == "hex" else printing.base64_of(data)
-        _write(text.encode() + b"\n", target)
+        files.write(text.encode() + b"\n", target)

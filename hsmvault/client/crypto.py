@@ -1,6 +1,7 @@
 """The use of keys. Names are keys (their current version) or versions."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Final, Unpack
 
 from hsmvault.client import methods
@@ -85,14 +86,19 @@ class Crypto:
         plaintext: bytes,
         *,
         aad: bytes = b"",
+        context: Mapping[str, str] | None = None,
         **options: Unpack[Options],
     ) -> messages.EncryptResponse:
-        """Encrypt. Keep the answer's name, iv and tag beside the ciphertext."""
+        """Encrypt. Keep the answer's name, iv and tag beside the ciphertext.
+
+        `aad` or `context`, pairs whose order does not matter, is needed to decrypt.
+        """
         request = messages.EncryptRequest(
             name=key_name(name),
             algorithm=algorithm,
             plaintext=plaintext,
             additional_authenticated_data=aad,
+            encryption_context=context,
         )
         return self._caller.call(methods.ENCRYPT, request, **options)
 
@@ -105,6 +111,7 @@ class Crypto:
         iv: bytes = b"",
         tag: bytes = b"",
         aad: bytes = b"",
+        context: Mapping[str, str] | None = None,
         **options: Unpack[Options],
     ) -> messages.DecryptResponse:
         """Decrypt what `encrypt` made, by the version that it named."""
@@ -115,8 +122,37 @@ class Crypto:
             iv=iv,
             tag=tag,
             additional_authenticated_data=aad,
+            encryption_context=context,
         )
         return self._caller.call(methods.DECRYPT, request, **options)
+
+    def re_encrypt(
+        self,
+        sealed: messages.EncryptResponse | messages.ReEncryptResponse,
+        target: str,
+        target_algorithm: str,
+        *,
+        aad: bytes = b"",
+        context: Mapping[str, str] | None = None,
+        target_aad: bytes = b"",
+        target_context: Mapping[str, str] | None = None,
+        **options: Unpack[Options],
+    ) -> messages.ReEncryptResponse:
+        """Have what `encrypt` answered encrypted by `target`, without showing it."""
+        request = messages.ReEncryptRequest(
+            name=sealed.name,
+            algorithm=sealed.algorithm,
+            ciphertext=sealed.ciphertext,
+            iv=sealed.iv,
+            tag=sealed.tag,
+            additional_authenticated_data=aad,
+            encryption_context=context,
+            target_name=key_name(target),
+            target_algorithm=target_algorithm,
+            target_additional_authenticated_data=target_aad,
+            target_encryption_context=target_context,
+        )
+        return self._caller.call(methods.RE_ENCRYPT, request, **options)
 
     def wrap(
         self, name: str, algorithm: str, plaintext: bytes, **options: Unpack[Options]
@@ -142,11 +178,18 @@ class Crypto:
         *,
         algorithm: str = "",
         size: int = 32,
+        without_plaintext: bool = False,
         **options: Unpack[Options],
     ) -> messages.GenerateDataKeyResponse:
-        """Make a data key of `size` bytes: use `plaintext`, keep `wrapped`."""
+        """Make a data key of `size` bytes: use `plaintext`, keep `wrapped`.
+
+        `without_plaintext`: for somebody else to unwrap, later.
+        """
         request = messages.GenerateDataKeyRequest(
-            name=key_name(name), algorithm=algorithm, bytes=size
+            name=key_name(name),
+            algorithm=algorithm,
+            bytes=size,
+            without_plaintext=without_plaintext,
         )
         return self._caller.call(methods.GENERATE_DATA_KEY, request, **options)
 

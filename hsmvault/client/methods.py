@@ -115,6 +115,9 @@ ENCRYPT: Final = _method(
 DECRYPT: Final = _method(
     "CryptoService/Decrypt", crypto.DecryptRequest, crypto.DecryptResponse
 )
+RE_ENCRYPT: Final = _method(
+    "CryptoService/ReEncrypt", crypto.ReEncryptRequest, crypto.ReEncryptResponse
+)
 WRAP_KEY: Final = _method(
     "CryptoService/WrapKey", crypto.WrapKeyRequest, crypto.WrapKeyResponse
 )

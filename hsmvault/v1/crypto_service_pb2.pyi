@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from hsmvault.v1 import resources_pb2 as _resources_pb2
 import builtins as _builtins
 import sys
@@ -142,15 +144,43 @@ Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
 class EncryptRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class EncryptionContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
     PLAINTEXT_FIELD_NUMBER: _builtins.int
     ADDITIONAL_AUTHENTICATED_DATA_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     plaintext: _builtins.bytes
     additional_authenticated_data: _builtins.bytes
     """GCM only: authenticated, not encrypted; needed again to decrypt. At most 64 KiB."""
+    @_builtins.property
+    def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """GCM only: the same in pairs, whose order does not matter; at most 64. What is
+        authenticated is "hsmvault/encryption-context/v1", then each name and value, by the
+        names' bytes, each part after its length in 4 bytes (big-endian). One or the other.
+        """
+
     def __init__(
         self,
         *,
@@ -158,10 +188,11 @@ class EncryptRequest(_message.Message):
         algorithm: _builtins.str = ...,
         plaintext: _builtins.bytes = ...,
         additional_authenticated_data: _builtins.bytes = ...,
+        encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_authenticated_data", b"additional_authenticated_data", "algorithm", b"algorithm", "name", b"name", "plaintext", b"plaintext"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_authenticated_data", b"additional_authenticated_data", "algorithm", b"algorithm", "encryption_context", b"encryption_context", "name", b"name", "plaintext", b"plaintext"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,12 +239,33 @@ Global___EncryptResponse: _TypeAlias = EncryptResponse  # noqa: Y015
 class DecryptRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class EncryptionContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
     CIPHERTEXT_FIELD_NUMBER: _builtins.int
     IV_FIELD_NUMBER: _builtins.int
     TAG_FIELD_NUMBER: _builtins.int
     ADDITIONAL_AUTHENTICATED_DATA_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The version that EncryptResponse named."""
     algorithm: _builtins.str
@@ -221,6 +273,10 @@ class DecryptRequest(_message.Message):
     iv: _builtins.bytes
     tag: _builtins.bytes
     additional_authenticated_data: _builtins.bytes
+    @_builtins.property
+    def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As it was given to Encrypt."""
+
     def __init__(
         self,
         *,
@@ -230,10 +286,11 @@ class DecryptRequest(_message.Message):
         iv: _builtins.bytes = ...,
         tag: _builtins.bytes = ...,
         additional_authenticated_data: _builtins.bytes = ...,
+        encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_authenticated_data", b"additional_authenticated_data", "algorithm", b"algorithm", "ciphertext", b"ciphertext", "iv", b"iv", "name", b"name", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_authenticated_data", b"additional_authenticated_data", "algorithm", b"algorithm", "ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "iv", b"iv", "name", b"name", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -267,6 +324,140 @@ class DecryptResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecryptResponse: _TypeAlias = DecryptResponse  # noqa: Y015
+
+@_typing.final
+class ReEncryptRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EncryptionContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TargetEncryptionContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    CIPHERTEXT_FIELD_NUMBER: _builtins.int
+    IV_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    ADDITIONAL_AUTHENTICATED_DATA_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
+    TARGET_NAME_FIELD_NUMBER: _builtins.int
+    TARGET_ALGORITHM_FIELD_NUMBER: _builtins.int
+    TARGET_ADDITIONAL_AUTHENTICATED_DATA_FIELD_NUMBER: _builtins.int
+    TARGET_ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The version that EncryptResponse named, and what it answered."""
+    algorithm: _builtins.str
+    ciphertext: _builtins.bytes
+    iv: _builtins.bytes
+    tag: _builtins.bytes
+    additional_authenticated_data: _builtins.bytes
+    target_name: _builtins.str
+    """The key (its current version) or version to encrypt by."""
+    target_algorithm: _builtins.str
+    target_additional_authenticated_data: _builtins.bytes
+    """What the new ciphertext is bound to. Nothing is taken over from the old one."""
+    @_builtins.property
+    def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def target_encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        algorithm: _builtins.str = ...,
+        ciphertext: _builtins.bytes = ...,
+        iv: _builtins.bytes = ...,
+        tag: _builtins.bytes = ...,
+        additional_authenticated_data: _builtins.bytes = ...,
+        encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        target_name: _builtins.str = ...,
+        target_algorithm: _builtins.str = ...,
+        target_additional_authenticated_data: _builtins.bytes = ...,
+        target_encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_authenticated_data", b"additional_authenticated_data", "algorithm", b"algorithm", "ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "iv", b"iv", "name", b"name", "tag", b"tag", "target_additional_authenticated_data", b"target_additional_authenticated_data", "target_algorithm", b"target_algorithm", "target_encryption_context", b"target_encryption_context", "target_name", b"target_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReEncryptRequest: _TypeAlias = ReEncryptRequest  # noqa: Y015
+
+@_typing.final
+class ReEncryptResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    CIPHERTEXT_FIELD_NUMBER: _builtins.int
+    IV_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    SOURCE_NAME_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The version that encrypted."""
+    algorithm: _builtins.str
+    ciphertext: _builtins.bytes
+    iv: _builtins.bytes
+    tag: _builtins.bytes
+    source_name: _builtins.str
+    """The version that decrypted."""
+    @_builtins.property
+    def served(self) -> _resources_pb2.Served: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        algorithm: _builtins.str = ...,
+        ciphertext: _builtins.bytes = ...,
+        iv: _builtins.bytes = ...,
+        tag: _builtins.bytes = ...,
+        source_name: _builtins.str = ...,
+        served: _resources_pb2.Served | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "ciphertext", b"ciphertext", "iv", b"iv", "name", b"name", "served", b"served", "source_name", b"source_name", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReEncryptResponse: _TypeAlias = ReEncryptResponse  # noqa: Y015
 
 @_typing.final
 class WrapKeyRequest(_message.Message):
@@ -384,22 +575,26 @@ class GenerateDataKeyRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    WITHOUT_PLAINTEXT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The key that wraps the data key: A*KW or RSA-OAEP*."""
     algorithm: _builtins.str
     """Default: A*KW of the key's size, or RSA-OAEP-256."""
     bytes: _builtins.int
     """16 to 512; default 32."""
+    without_plaintext: _builtins.bool
+    """Answer the wrapped data key only: whoever will use it unwraps it then."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         algorithm: _builtins.str = ...,
         bytes: _builtins.int = ...,
+        without_plaintext: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bytes", b"bytes", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bytes", b"bytes", "name", b"name", "without_plaintext", b"without_plaintext"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,7 +612,7 @@ class GenerateDataKeyResponse(_message.Message):
     name: _builtins.str
     algorithm: _builtins.str
     plaintext: _builtins.bytes
-    """Use it, then forget it."""
+    """Use it, then forget it. Empty if it was asked for without."""
     wrapped: _builtins.bytes
     """Keep it beside what was encrypted; UnwrapKey opens it in any region."""
     @_builtins.property

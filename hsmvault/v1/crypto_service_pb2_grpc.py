@@ -57,6 +57,11 @@ class CryptoServiceStub:
                 request_serializer=hsmvault_dot_v1_dot_crypto__service__pb2.DecryptRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_v1_dot_crypto__service__pb2.DecryptResponse.FromString,
                 _registered_method=True)
+        self.ReEncrypt = channel.unary_unary(
+                '/hsmvault.v1.CryptoService/ReEncrypt',
+                request_serializer=hsmvault_dot_v1_dot_crypto__service__pb2.ReEncryptRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_crypto__service__pb2.ReEncryptResponse.FromString,
+                _registered_method=True)
         self.WrapKey = channel.unary_unary(
                 '/hsmvault.v1.CryptoService/WrapKey',
                 request_serializer=hsmvault_dot_v1_dot_crypto__service__pb2.WrapKeyRequest.SerializeToString,
@@ -114,6 +119,14 @@ class CryptoServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReEncrypt(self, request, context):
+        """Decrypts by one key and encrypts by another. The plaintext never leaves the vault;
+        the caller needs decrypt on the first and encrypt on the second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WrapKey(self, request, context):
         """Wraps the caller's key: A128/192/256KW (RFC 3394), RSA-OAEP, RSA-OAEP-256.
         """
@@ -164,6 +177,11 @@ def add_CryptoServiceServicer_to_server(servicer, server):
                     servicer.Decrypt,
                     request_deserializer=hsmvault_dot_v1_dot_crypto__service__pb2.DecryptRequest.FromString,
                     response_serializer=hsmvault_dot_v1_dot_crypto__service__pb2.DecryptResponse.SerializeToString,
+            ),
+            'ReEncrypt': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReEncrypt,
+                    request_deserializer=hsmvault_dot_v1_dot_crypto__service__pb2.ReEncryptRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_crypto__service__pb2.ReEncryptResponse.SerializeToString,
             ),
             'WrapKey': grpc.unary_unary_rpc_method_handler(
                     servicer.WrapKey,
@@ -297,6 +315,33 @@ class CryptoService:
             '/hsmvault.v1.CryptoService/Decrypt',
             hsmvault_dot_v1_dot_crypto__service__pb2.DecryptRequest.SerializeToString,
             hsmvault_dot_v1_dot_crypto__service__pb2.DecryptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReEncrypt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.CryptoService/ReEncrypt',
+            hsmvault_dot_v1_dot_crypto__service__pb2.ReEncryptRequest.SerializeToString,
+            hsmvault_dot_v1_dot_crypto__service__pb2.ReEncryptResponse.FromString,
             options,
             channel_credentials,
             insecure,

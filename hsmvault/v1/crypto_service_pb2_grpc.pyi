@@ -46,6 +46,10 @@ class CryptoServiceStub:
     """Encrypts. A128/192/256GCM (IV and tag made by the vault), RSA-OAEP, RSA-OAEP-256."""
     Decrypt: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.DecryptRequest, _crypto_service_pb2.DecryptResponse]
     """Decrypts what Encrypt made. Every failure of the ciphertext is one error."""
+    ReEncrypt: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.ReEncryptRequest, _crypto_service_pb2.ReEncryptResponse]
+    """Decrypts by one key and encrypts by another. The plaintext never leaves the vault;
+    the caller needs decrypt on the first and encrypt on the second.
+    """
     WrapKey: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.WrapKeyRequest, _crypto_service_pb2.WrapKeyResponse]
     """Wraps the caller's key: A128/192/256KW (RFC 3394), RSA-OAEP, RSA-OAEP-256."""
     UnwrapKey: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.UnwrapKeyRequest, _crypto_service_pb2.UnwrapKeyResponse]
@@ -73,6 +77,10 @@ class CryptoServiceAsyncStub(CryptoServiceStub):
     """Encrypts. A128/192/256GCM (IV and tag made by the vault), RSA-OAEP, RSA-OAEP-256."""
     Decrypt: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.DecryptRequest, _crypto_service_pb2.DecryptResponse]  # type: ignore[assignment]
     """Decrypts what Encrypt made. Every failure of the ciphertext is one error."""
+    ReEncrypt: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.ReEncryptRequest, _crypto_service_pb2.ReEncryptResponse]  # type: ignore[assignment]
+    """Decrypts by one key and encrypts by another. The plaintext never leaves the vault;
+    the caller needs decrypt on the first and encrypt on the second.
+    """
     WrapKey: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.WrapKeyRequest, _crypto_service_pb2.WrapKeyResponse]  # type: ignore[assignment]
     """Wraps the caller's key: A128/192/256KW (RFC 3394), RSA-OAEP, RSA-OAEP-256."""
     UnwrapKey: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.UnwrapKeyRequest, _crypto_service_pb2.UnwrapKeyResponse]  # type: ignore[assignment]
@@ -121,6 +129,16 @@ class CryptoServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_crypto_service_pb2.DecryptResponse, _abc.Awaitable[_crypto_service_pb2.DecryptResponse]]:
         """Decrypts what Encrypt made. Every failure of the ciphertext is one error."""
+
+    @_abc_1.abstractmethod
+    def ReEncrypt(
+        self,
+        request: _crypto_service_pb2.ReEncryptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_crypto_service_pb2.ReEncryptResponse, _abc.Awaitable[_crypto_service_pb2.ReEncryptResponse]]:
+        """Decrypts by one key and encrypts by another. The plaintext never leaves the vault;
+        the caller needs decrypt on the first and encrypt on the second.
+        """
 
     @_abc_1.abstractmethod
     def WrapKey(

@@ -12,9 +12,7 @@ from hsmvault.model.algorithms import (
     Algorithm,
     KeyType,
     Operation,
-    Use,
     parse_algorithm,
-    require_digest,
     require_suits,
 )
 from hsmvault.model.errors import (
@@ -29,11 +27,18 @@ from hsmvault.model.errors import (
 from hsmvault.model.lifecycle import KeyState, require_within_dates
 from hsmvault.model.names import KeyName
 from hsmvault.vault.memory import Memory
-from hsmvault.vault.ports import Clock, Hsm, Material, Sealed
+from hsmvault.vault.plan import (
+    DATA_MAX,
+    WRAP_MAX,
+    Plan,
+    require_aad,
+    require_fits,
+    require_wrappable,
+    signable,
+)
+from hsmvault.vault.ports import Clock, Hsm, Sealed
 from hsmvault.vault.ring import Held
 
-DATA_MAX: Final = 64 * 1024
-WRAP_MAX: Final = 4096
 SIGNATURE_MAX: Final = 1024
 """An RSA-4096 signature has 512 bytes."""
 RANDOM_MAX: Final = 128
@@ -47,17 +52,24 @@ _NO_KEY: Final = "the wrapped key does not unwrap with {name}"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """All that is decided about using one version by one algorithm."""
+class Source:
+    """A ciphertext, and what opens it."""
 
-    name: str
-    """Of the version, as it is answered."""
-    material: Material
-    algorithm: Algorithm
-    operation: Operation
-    use: Use
-    not_before_ms: int
-    expire_ms: int
+    name: KeyName
+    version: str | None
+    algorithm: str
+    sealed: Sealed
+    aad: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a plaintext is to be encrypted by."""
+
+    name: KeyName
+    version: str | None
+    algorithm: str
+    aad: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +92,7 @@ class Crypto:
         """Sign a digest, or by HS* MAC `data`. Returns the version's name and it."""
         plan = self._plan(name, version, algorithm, Operation.SIGN)
         if data or not digest or len(digest) != plan.use.digest:
-            digest = _signable(plan, digest, data)
+            digest = signable(plan, digest, data)
         return plan.name, self.hsm.sign(plan.material, plan.algorithm, digest)
 
     def verify(
@@ -95,7 +107,7 @@ class Crypto:
     ) -> tuple[str, bool]:
         """Verify a signature; one of the wrong size is not valid either."""
         plan = self._plan(name, version, algorithm, Operation.VERIFY)
-        digest = _signable(plan, digest, data)
+        digest = signable(plan, digest, data)
         if not 0 < len(signature) <= SIGNATURE_MAX:
             return plan.name, False
         valid = self.hsm.verify(plan.material, plan.algorithm, digest, signature)
@@ -111,8 +123,8 @@ class Crypto:
     ) -> tuple[str, Sealed]:
         """Encrypt. The HSM makes the iv."""
         plan = self._plan(name, version, algorithm, Operation.ENCRYPT)
-        _require_aad(plan, aad)
-        _require_fits(plan, plaintext, most=DATA_MAX)
+        require_aad(plan, aad)
+        require_fits(plan, plaintext, most=DATA_MAX)
         return plan.name, self.hsm.encrypt(
             plan.material, plan.algorithm, plaintext, aad
         )
@@ -127,7 +139,7 @@ class Crypto:
     ) -> tuple[str, bytes]:
         """Decrypt, or raise CiphertextInvalid: the same for whatever is wrong."""
         plan = self._plan(name, version, algorithm, Operation.DECRYPT)
-        _require_aad(plan, aad)
+        require_aad(plan, aad)
         if len(sealed.ciphertext) > DATA_MAX:
             raise TooLarge(
                 "a ciphertext of {given} bytes is more than {most}",
@@ -147,12 +159,30 @@ class Crypto:
             raise CiphertextInvalid(_NOTHING, name=plan.name) from error
         return plan.name, opened
 
+    def reencrypt(self, source: Source, target: Target) -> tuple[str, str, Sealed]:
+        """Decrypt by one key and encrypt by another; nobody sees what is between.
+
+        Returns the names of the versions that decrypted and that encrypted.
+        """
+        # First what cannot work for any plaintext: nothing is decrypted for nothing.
+        plan = self._plan(
+            target.name, target.version, target.algorithm, Operation.ENCRYPT
+        )
+        require_aad(plan, target.aad)
+        opened_by, plaintext = self.decrypt(
+            source.name, source.version, source.algorithm, source.sealed, source.aad
+        )
+        sealed_by, sealed = self.encrypt(
+            target.name, target.version, target.algorithm, plaintext, target.aad
+        )
+        return opened_by, sealed_by, sealed
+
     def wrap(
         self, name: KeyName, version: str | None, algorithm: str, plaintext: bytes
     ) -> tuple[str, bytes]:
         """Wrap the caller's key."""
         plan = self._plan(name, version, algorithm, Operation.WRAP_KEY)
-        _require_wrappable(plan, plaintext)
+        require_wrappable(plan, plaintext)
         return plan.name, self.hsm.wrap(plan.material, plan.algorithm, plaintext)
 
     def unwrap(
@@ -195,7 +225,7 @@ class Crypto:
                 given=count,
             )
         # Checked before anything is drawn: RSA keys wrap little.
-        _require_fits(plan, bytes(count), most=most)
+        require_fits(plan, bytes(count), most=most)
         plaintext = self.hsm.random(count)
         wrapped = self.hsm.wrap(plan.material, plan.algorithm, plaintext)
         return plan.name, plan.algorithm, plaintext, wrapped
@@ -295,71 +325,3 @@ class Crypto:
             return f"A{spec.bits}KW"
         # What cannot wrap is refused by the plan, which names what can.
         return Algorithm.RSA_OAEP_256
-
-
-def _signable(plan: Plan, digest: bytes, data: bytes) -> bytes:
-    """Return what is signed: the digest, or for HS* the data. Only one fits."""
-    if plan.use.digest:
-        if data:
-            raise InvalidRequest(
-                "{algorithm} signs a digest; give it as digest, not data",
-                algorithm=plan.algorithm,
-            )
-        require_digest(plan.algorithm, plan.use, digest)
-        return digest
-    if digest or not data:
-        raise InvalidRequest(
-            "{algorithm} takes what is to be authenticated as data, not a digest",
-            algorithm=plan.algorithm,
-        )
-    if len(data) > DATA_MAX:
-        raise TooLarge(
-            "data of {given} bytes is more than {most}; authenticate a digest of it",
-            given=len(data),
-            most=DATA_MAX,
-        )
-    return data
-
-
-def _require_aad(plan: Plan, aad: bytes) -> None:
-    if aad and plan.material.spec.type is KeyType.RSA:
-        raise InvalidRequest(
-            "{algorithm} takes no additional_authenticated_data; use A*GCM",
-            algorithm=plan.algorithm,
-        )
-    if len(aad) > DATA_MAX:
-        raise TooLarge(
-            "additional_authenticated_data of {given} bytes is more than {most}",
-            given=len(aad),
-            most=DATA_MAX,
-        )
-
-
-def _require_fits(plan: Plan, plaintext: bytes, *, most: int) -> None:
-    spec = plan.material.spec
-    if spec.type is KeyType.RSA:
-        digest = 32 if plan.algorithm is Algorithm.RSA_OAEP_256 else 20
-        most = spec.bits // 8 - 2 * digest - 2
-    if len(plaintext) > most:
-        raise TooLarge(
-            "{algorithm} with a key of type {spec} takes at most {most} bytes, not "
-            "{given}; encrypt the data with a data key: hsmvault data-key generate",
-            algorithm=plan.algorithm,
-            spec=spec,
-            most=most,
-            given=len(plaintext),
-        )
-
-
-def _require_wrappable(plan: Plan, plaintext: bytes) -> None:
-    length = len(plaintext)
-    if not length:
-        raise InvalidRequest("plaintext is empty; there is nothing to wrap")
-    if plan.material.spec.type is not KeyType.RSA and (length % 8 or length < 16):  # noqa: PLR2004
-        raise InvalidRequest(
-            "{algorithm} wraps multiples of 8 bytes, 16 to {most}, not {given}",
-            algorithm=plan.algorithm,
-            most=WRAP_MAX,
-            given=length,
-        )
-    _require_fits(plan, plaintext, most=WRAP_MAX)

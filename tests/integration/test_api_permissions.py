@@ -103,6 +103,16 @@ CASES: dict[str, Case] = {
     "CryptoService/Decrypt": Case(
         crypto.DecryptRequest(name="keys/oct", algorithm="A256GCM"), USER, INVALID
     ),
+    "CryptoService/ReEncrypt": Case(
+        crypto.ReEncryptRequest(
+            name="keys/oct",
+            algorithm="A256GCM",
+            target_name="keys/oct",
+            target_algorithm="A256GCM",
+        ),
+        USER,
+        INVALID,
+    ),
     "CryptoService/WrapKey": Case(
         crypto.WrapKeyRequest(name="keys/oct", algorithm="A256KW", plaintext=bytes(16)),
         USER,

@@ -214,7 +214,7 @@ def test_every_tampered_gcm_ciphertext_is_one_error(call: Callers, part: str) ->
         ),
         timeout=SECONDS,
     )
-    whole = {
+    whole: dict[str, Any] = {
         "ciphertext": sealed.ciphertext,
         "iv": sealed.iv,
         "tag": sealed.tag,

@@ -154,6 +154,48 @@ def test_files_are_encrypted_and_come_back(alice: Typed, tmp_path: Path) -> None
     assert note.read_bytes() not in sealed.read_bytes()
 
 
+def test_a_file_moves_to_another_key_and_stays_bound(
+    alice: Typed, tmp_path: Path
+) -> None:
+    alice("key", "create", "old-box", "--type", "oct")
+    alice("key", "create", "new-box", "--type", "oct")
+    bound = ("--context", "year=2026", "--context", "tenant=7")
+    sealed, moved = tmp_path / "note.json", tmp_path / "moved.json"
+    alice(
+        *("crypto", "encrypt", "old-box", "-a", "A256GCM", "--out", sealed, *bound),
+        stdin=b"secret",
+    )
+
+    move = ("crypto", "re-encrypt", sealed, "--to", "new-box", "-a", "A256GCM")
+    answer = alice(*move, "--out", moved, *bound)
+    opened = alice(
+        *("crypto", "decrypt", moved, "--context", "tenant=7"),
+        *("--context", "year=2026"),
+    )
+
+    assert answer.code == 0, answer.err
+    assert "new-box" in moved.read_text()
+    assert opened.out == b"secret"
+    assert alice("crypto", "decrypt", moved).code == 3
+    assert alice(*move).code == 3
+    assert alice("crypto", "decrypt", moved, "--context", "tenant").code == 2
+
+
+def test_a_file_is_authenticated_by_an_hmac_key(alice: Typed, tmp_path: Path) -> None:
+    made = alice(
+        *("key", "create", "macs", "--type", "oct", "--operations", "sign,verify")
+    )
+    note, tag = tmp_path / "note", tmp_path / "tag"
+    note.write_bytes(b"pay 5")
+
+    alice("crypto", "sign", "macs", "-a", "HS256", "--in", note, "--out", tag)
+    verify = ("crypto", "verify", "macs", "-a", "HS256", "-s", tag)
+
+    assert made.code == 0, made.err
+    assert alice(*verify, "--in", note).code == 0
+    assert alice(*verify, stdin=b"pay 6").code == 1
+
+
 def test_a_changed_ciphertext_is_refused_with_one_message(
     alice: Typed, tmp_path: Path
 ) -> None:
@@ -181,6 +223,9 @@ def test_a_data_key_comes_in_clear_and_wrapped(alice: Typed, tmp_path: Path) -> 
     assert len(clear.read_bytes()) == 32
     assert clear.stat().st_mode & 0o777 == 0o600
     assert opened.out == clear.read_bytes()
+    sealed = alice("crypto", "data-key", "wrapper", "--out", wrapped)
+    assert (sealed.code, sealed.out) == (0, b"")
+    assert len(alice("crypto", "unwrap", wrapped).out) == 32
 
 
 def test_random_bytes_are_as_many_as_asked(alice: Typed) -> None:
