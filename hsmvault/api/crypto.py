@@ -10,7 +10,6 @@ from hsmvault.v1.resources_pb2 import Served
 from hsmvault.vault.crypto import Crypto, Source, Target
 from hsmvault.vault.plan import context_aad
 from hsmvault.vault.ports import Sealed
-from hsmvault.vault.view import View
 
 
 def _bound(aad: bytes, context: Mapping[str, str]) -> bytes:
@@ -25,7 +24,7 @@ def _bound(aad: bytes, context: Mapping[str, str]) -> bytes:
 
 
 class CryptoServicer:
-    """One method per RPC of CryptoService."""
+    """One method per RPC of CryptoService, but Batch, which calls these."""
 
     def __init__(self, crypto: Crypto, *, region: str, partition: str) -> None:
         self._crypto = crypto
@@ -33,17 +32,23 @@ class CryptoServicer:
         self._partition = partition
         self._last: tuple[str, Served] = ("", Served())
 
-    def _served(self, view: View) -> Served:
-        """Where and at which position; one message serves until the position moves."""
+    def served(self, call: Call | None) -> Served | None:
+        """Where and at which position; one message serves until the position moves.
+
+        An item of a batch comes without a call: the batch says it once for all.
+        """
+        if call is None:
+            return None
         position, served = self._last
-        if position != view.served:
+        if position != call.view.served:
+            position = call.view.served
             served = Served(
-                region=self._region, partition=self._partition, position=view.served
+                region=self._region, partition=self._partition, position=position
             )
-            self._last = (view.served, served)
+            self._last = (position, served)
         return served
 
-    def sign(self, request: pb.SignRequest, call: Call) -> pb.SignResponse:
+    def sign(self, request: pb.SignRequest, call: Call | None) -> pb.SignResponse:
         key, version = key_or_version(request.name)
         algorithm = request.algorithm
         name, signature = self._crypto.sign(
@@ -53,10 +58,10 @@ class CryptoServicer:
             name=name,
             algorithm=algorithm,
             signature=signature,
-            served=self._served(call.view),
+            served=self.served(call),
         )
 
-    def verify(self, request: pb.VerifyRequest, call: Call) -> pb.VerifyResponse:
+    def verify(self, request: pb.VerifyRequest, call: Call | None) -> pb.VerifyResponse:
         name, valid = self._crypto.verify(
             *key_or_version(request.name),
             request.algorithm,
@@ -68,10 +73,12 @@ class CryptoServicer:
             name=name,
             algorithm=request.algorithm,
             valid=valid,
-            served=self._served(call.view),
+            served=self.served(call),
         )
 
-    def encrypt(self, request: pb.EncryptRequest, call: Call) -> pb.EncryptResponse:
+    def encrypt(
+        self, request: pb.EncryptRequest, call: Call | None
+    ) -> pb.EncryptResponse:
         name, sealed = self._crypto.encrypt(
             *key_or_version(request.name),
             request.algorithm,
@@ -84,10 +91,12 @@ class CryptoServicer:
             ciphertext=sealed.ciphertext,
             iv=sealed.iv,
             tag=sealed.tag,
-            served=self._served(call.view),
+            served=self.served(call),
         )
 
-    def decrypt(self, request: pb.DecryptRequest, call: Call) -> pb.DecryptResponse:
+    def decrypt(
+        self, request: pb.DecryptRequest, call: Call | None
+    ) -> pb.DecryptResponse:
         name, plaintext = self._crypto.decrypt(
             *key_or_version(request.name),
             request.algorithm,
@@ -98,11 +107,11 @@ class CryptoServicer:
             name=name,
             algorithm=request.algorithm,
             plaintext=plaintext,
-            served=self._served(call.view),
+            served=self.served(call),
         )
 
     def re_encrypt(
-        self, request: pb.ReEncryptRequest, call: Call
+        self, request: pb.ReEncryptRequest, call: Call | None
     ) -> pb.ReEncryptResponse:
         source = Source(
             *key_or_version(request.name),
@@ -126,10 +135,12 @@ class CryptoServicer:
             iv=sealed.iv,
             tag=sealed.tag,
             source_name=source_name,
-            served=self._served(call.view),
+            served=self.served(call),
         )
 
-    def wrap_key(self, request: pb.WrapKeyRequest, call: Call) -> pb.WrapKeyResponse:
+    def wrap_key(
+        self, request: pb.WrapKeyRequest, call: Call | None
+    ) -> pb.WrapKeyResponse:
         name, wrapped = self._crypto.wrap(
             *key_or_version(request.name), request.algorithm, request.plaintext
         )
@@ -137,11 +148,11 @@ class CryptoServicer:
             name=name,
             algorithm=request.algorithm,
             wrapped=wrapped,
-            served=self._served(call.view),
+            served=self.served(call),
         )
 
     def unwrap_key(
-        self, request: pb.UnwrapKeyRequest, call: Call
+        self, request: pb.UnwrapKeyRequest, call: Call | None
     ) -> pb.UnwrapKeyResponse:
         name, plaintext = self._crypto.unwrap(
             *key_or_version(request.name), request.algorithm, request.wrapped
@@ -150,11 +161,11 @@ class CryptoServicer:
             name=name,
             algorithm=request.algorithm,
             plaintext=plaintext,
-            served=self._served(call.view),
+            served=self.served(call),
         )
 
     def generate_data_key(
-        self, request: pb.GenerateDataKeyRequest, call: Call
+        self, request: pb.GenerateDataKeyRequest, call: Call | None
     ) -> pb.GenerateDataKeyResponse:
         name, algorithm, plaintext, wrapped = self._crypto.data_key(
             *key_or_version(request.name), request.algorithm, request.bytes
@@ -164,12 +175,12 @@ class CryptoServicer:
             algorithm=algorithm,
             plaintext=b"" if request.without_plaintext else plaintext,
             wrapped=wrapped,
-            served=self._served(call.view),
+            served=self.served(call),
         )
 
     def get_random_bytes(
-        self, request: pb.GetRandomBytesRequest, call: Call
+        self, request: pb.GetRandomBytesRequest, call: Call | None
     ) -> pb.GetRandomBytesResponse:
         return pb.GetRandomBytesResponse(
-            data=self._crypto.random(request.count), served=self._served(call.view)
+            data=self._crypto.random(request.count), served=self.served(call)
         )

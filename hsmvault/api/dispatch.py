@@ -140,7 +140,7 @@ class Guard:
             except Refused as error:
                 abort(context, error.status)
             except VaultError as error:
-                _report(error, endpoint.method)
+                report(error, endpoint.method)
                 abort(context, status_of(error))
             except Exception as error:  # noqa: BLE001  # the one place where bugs end
                 abort(context, status_of_bug(error, method=endpoint.method))
@@ -182,7 +182,7 @@ class Guard:
             answer, position = self._run(endpoint, raw, call)
             return Executed(answer, b"", position)
         except VaultError as error:
-            _report(error, method)
+            report(error, method)
             return Executed(b"", status_of(error).SerializeToString(), "")
         except Exception as error:  # noqa: BLE001  # the guard's other door
             status = status_of_bug(error, method=method)
@@ -261,7 +261,7 @@ def _seconds(context: grpc.ServicerContext) -> float:
     return min(max(left - MARGIN_SECONDS, 0.0), WAIT_SECONDS_MAX)
 
 
-def _report(error: VaultError, method: str) -> None:
+def report(error: VaultError, method: str) -> None:
     """Tell the operator of what is not the caller's business alone."""
     if isinstance(error, IntegrityFailure):
         telemetry.report(Event.INTEGRITY_FAILED, error, method=method)

@@ -155,6 +155,8 @@ _CRYPTO: Final = {
     "WrapKey": Rule(Permission.KEYS_WRAP, _named),
     "UnwrapKey": Rule(Permission.KEYS_UNWRAP, _named),
     "GenerateDataKey": Rule(Permission.KEYS_WRAP, _named),
+    # What its items need is decided item by item, by the rules above.
+    "Batch": Rule(Permission.TOPOLOGY_READ, _vault, waits=True),
     # At /keys, so that a Crypto User of all keys may, and one of a single key not.
     "GetRandomBytes": Rule(Permission.RNG, _keys),
 }

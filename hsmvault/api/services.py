@@ -12,7 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from hsmvault.api.access import AccessServicer
-from hsmvault.api.crypto import CryptoServicer
+from hsmvault.api.batch import BatchingServicer
 from hsmvault.api.dispatch import MIN_POSITION, Endpoint, Guard
 from hsmvault.api.forwarding import Writes
 from hsmvault.api.health import Attendant
@@ -48,6 +48,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
 MESSAGE_BYTES: Final = 256 * 1024
 """Twice 64 KiB, plaintext and additional data, and room for the rest."""
 WAIT_FOR_POSITION: Final = "/hsmvault.v1.RegionService/WaitForPosition"
+BATCH: Final = "/hsmvault.v1.CryptoService/Batch"
 WAITING_THREADS: Final = 16
 WAITING_MAX: Final = 256
 """Calls that run or queue in the waiting pool before more are refused."""
@@ -103,17 +104,22 @@ class Services:
         self._endpoints = endpoints
         # Apart: anybody with a certificate may wait for a position that never comes,
         # and must not keep others from writing by it.
-        self._waiting, self._writing = (
+        # And batches apart from both: each may keep a thread busy for seconds.
+        self._waiting, self._writing, self._batching = (
             BoundedPool(
                 limits.waiting_threads, name=name, pending_max=limits.waiting_max
             )
-            for name in ("waiting", "writing")
+            for name in ("waiting", "writing", "batching")
         )
         names = [service.full_name for service in SERVICES]
         self.attendant = Attendant(names)
         self.options = server_options(limits)
         self._handler = _Handler(
-            guard, endpoints.values(), self._waiting, self._writing
+            guard,
+            endpoints.values(),
+            waiting=self._waiting,
+            writing=self._writing,
+            batching=self._batching,
         )
 
     def add_to(self, server: grpc.Server) -> None:
@@ -145,7 +151,7 @@ class Services:
     def close(self) -> None:
         """End the pools, once no server uses them any more."""
         self.memory.close()
-        for pool in (self._waiting, self._writing):
+        for pool in (self._waiting, self._writing, self._batching):
             pool.shutdown(wait=True, cancel_futures=True)
         self.attendant.close()
 
@@ -157,11 +163,14 @@ class _Handler(grpc.GenericRpcHandler):
         self,
         guard: Guard,
         endpoints: Iterable[Endpoint],
+        *,
         waiting: BoundedPool,
         writing: BoundedPool,
+        batching: BoundedPool,
     ) -> None:
         self._waiting = waiting
-        self._writing = writing
+        self._pools: dict[str, BoundedPool] = {}
+        """Where what works for long does so."""
         self._serving: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._working: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._patient: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -173,7 +182,9 @@ class _Handler(grpc.GenericRpcHandler):
                     guard.behaviour(endpoint, waits=False)
                 )
             elif method != WAIT_FOR_POSITION:
-                self._working[method] = _patient(guard, endpoint, writing)
+                pool = batching if method == BATCH else writing
+                self._pools[method] = pool
+                self._working[method] = _patient(guard, endpoint, pool)
         self._full: grpc.RpcMethodHandler[Any, Any] = (
             grpc.unary_unary_rpc_method_handler(_refuse)
         )
@@ -189,8 +200,8 @@ class _Handler(grpc.GenericRpcHandler):
         )
         if handler is not None and not waits:
             return handler
-        handler, pool = self._working.get(method), self._writing
-        if handler is None or waits:
+        handler, pool = self._working.get(method), self._pools.get(method)
+        if pool is None or waits:
             handler, pool = self._patient.get(method), self._waiting
         return self._full if handler is not None and pool.full else handler
 
@@ -240,7 +251,7 @@ def build(
             catalogue,
             memory,
         ),
-        "CryptoService": CryptoServicer(
+        "CryptoService": BatchingServicer(
             Crypto(hsm, memory, clock), region=region, partition=partition
         ),
         "AccessService": AccessServicer(

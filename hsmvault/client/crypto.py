@@ -1,7 +1,7 @@
 """The use of keys. Names are keys (their current version) or versions."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Unpack
 
 from hsmvault.client import methods
@@ -192,6 +192,17 @@ class Crypto:
             without_plaintext=without_plaintext,
         )
         return self._caller.call(methods.GENERATE_DATA_KEY, request, **options)
+
+    def batch(
+        self, items: Iterable[messages.BatchItem], **options: Unpack[Options]
+    ) -> Sequence[messages.BatchResult]:
+        """Do up to 1,000 items in one call. Look at each result: it may be an error.
+
+        Results are in the order of the items. The call itself fails only where none of
+        them was done for good; then it is sent again elsewhere like any other.
+        """
+        request = messages.BatchRequest(items=items)
+        return self._caller.call(methods.BATCH, request, **options).results
 
     def random(self, count: int, **options: Unpack[Options]) -> bytes:
         """Return 1 to 128 bytes from the HSM's generator."""

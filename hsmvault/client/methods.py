@@ -129,6 +129,9 @@ GENERATE_DATA_KEY: Final = _method(
     crypto.GenerateDataKeyRequest,
     crypto.GenerateDataKeyResponse,
 )
+BATCH: Final = _method(
+    "CryptoService/Batch", crypto.BatchRequest, crypto.BatchResponse, deadline=PATIENT
+)
 GET_RANDOM_BYTES: Final = _method(
     "CryptoService/GetRandomBytes",
     crypto.GetRandomBytesRequest,

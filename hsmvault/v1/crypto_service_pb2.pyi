@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.rpc import status_pb2 as _status_pb2
 from hsmvault.v1 import resources_pb2 as _resources_pb2
 import builtins as _builtins
 import sys
@@ -633,6 +634,151 @@ class GenerateDataKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateDataKeyResponse: _TypeAlias = GenerateDataKeyResponse  # noqa: Y015
+
+@_typing.final
+class BatchItem(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    SIGN_FIELD_NUMBER: _builtins.int
+    VERIFY_FIELD_NUMBER: _builtins.int
+    ENCRYPT_FIELD_NUMBER: _builtins.int
+    DECRYPT_FIELD_NUMBER: _builtins.int
+    WRAP_KEY_FIELD_NUMBER: _builtins.int
+    UNWRAP_KEY_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """Comes back with the result; at most 256 characters."""
+    @_builtins.property
+    def sign(self) -> Global___SignRequest: ...
+    @_builtins.property
+    def verify(self) -> Global___VerifyRequest: ...
+    @_builtins.property
+    def encrypt(self) -> Global___EncryptRequest: ...
+    @_builtins.property
+    def decrypt(self) -> Global___DecryptRequest: ...
+    @_builtins.property
+    def wrap_key(self) -> Global___WrapKeyRequest: ...
+    @_builtins.property
+    def unwrap_key(self) -> Global___UnwrapKeyRequest: ...
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        sign: Global___SignRequest | None = ...,
+        verify: Global___VerifyRequest | None = ...,
+        encrypt: Global___EncryptRequest | None = ...,
+        decrypt: Global___DecryptRequest | None = ...,
+        wrap_key: Global___WrapKeyRequest | None = ...,
+        unwrap_key: Global___UnwrapKeyRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decrypt", b"decrypt", "encrypt", b"encrypt", "operation", b"operation", "sign", b"sign", "unwrap_key", b"unwrap_key", "verify", b"verify", "wrap_key", b"wrap_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decrypt", b"decrypt", "encrypt", b"encrypt", "operation", b"operation", "reference", b"reference", "sign", b"sign", "unwrap_key", b"unwrap_key", "verify", b"verify", "wrap_key", b"wrap_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["sign", "verify", "encrypt", "decrypt", "wrap_key", "unwrap_key"]  # noqa: Y015
+    _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
+
+Global___BatchItem: _TypeAlias = BatchItem  # noqa: Y015
+
+@_typing.final
+class BatchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchItem]:
+        """1 to 1,000; within the limit of any request's size."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___BatchItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRequest: _TypeAlias = BatchRequest  # noqa: Y015
+
+@_typing.final
+class BatchResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    SIGN_FIELD_NUMBER: _builtins.int
+    VERIFY_FIELD_NUMBER: _builtins.int
+    ENCRYPT_FIELD_NUMBER: _builtins.int
+    DECRYPT_FIELD_NUMBER: _builtins.int
+    WRAP_KEY_FIELD_NUMBER: _builtins.int
+    UNWRAP_KEY_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """What the RPC would have failed with."""
+
+    @_builtins.property
+    def sign(self) -> Global___SignResponse: ...
+    @_builtins.property
+    def verify(self) -> Global___VerifyResponse: ...
+    @_builtins.property
+    def encrypt(self) -> Global___EncryptResponse: ...
+    @_builtins.property
+    def decrypt(self) -> Global___DecryptResponse: ...
+    @_builtins.property
+    def wrap_key(self) -> Global___WrapKeyResponse: ...
+    @_builtins.property
+    def unwrap_key(self) -> Global___UnwrapKeyResponse: ...
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        error: _status_pb2.Status | None = ...,
+        sign: Global___SignResponse | None = ...,
+        verify: Global___VerifyResponse | None = ...,
+        encrypt: Global___EncryptResponse | None = ...,
+        decrypt: Global___DecryptResponse | None = ...,
+        wrap_key: Global___WrapKeyResponse | None = ...,
+        unwrap_key: Global___UnwrapKeyResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decrypt", b"decrypt", "encrypt", b"encrypt", "error", b"error", "outcome", b"outcome", "sign", b"sign", "unwrap_key", b"unwrap_key", "verify", b"verify", "wrap_key", b"wrap_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decrypt", b"decrypt", "encrypt", b"encrypt", "error", b"error", "outcome", b"outcome", "reference", b"reference", "sign", b"sign", "unwrap_key", b"unwrap_key", "verify", b"verify", "wrap_key", b"wrap_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["error", "sign", "verify", "encrypt", "decrypt", "wrap_key", "unwrap_key"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___BatchResult: _TypeAlias = BatchResult  # noqa: Y015
+
+@_typing.final
+class BatchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchResult]:
+        """One for each item, in their order; `served` is said once, below."""
+
+    @_builtins.property
+    def served(self) -> _resources_pb2.Served: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BatchResult] | None = ...,
+        served: _resources_pb2.Served | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "served", b"served"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchResponse: _TypeAlias = BatchResponse  # noqa: Y015
 
 @_typing.final
 class GetRandomBytesRequest(_message.Message):

@@ -77,6 +77,11 @@ class CryptoServiceStub:
                 request_serializer=hsmvault_dot_v1_dot_crypto__service__pb2.GenerateDataKeyRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_v1_dot_crypto__service__pb2.GenerateDataKeyResponse.FromString,
                 _registered_method=True)
+        self.Batch = channel.unary_unary(
+                '/hsmvault.v1.CryptoService/Batch',
+                request_serializer=hsmvault_dot_v1_dot_crypto__service__pb2.BatchRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_crypto__service__pb2.BatchResponse.FromString,
+                _registered_method=True)
         self.GetRandomBytes = channel.unary_unary(
                 '/hsmvault.v1.CryptoService/GetRandomBytes',
                 request_serializer=hsmvault_dot_v1_dot_crypto__service__pb2.GetRandomBytesRequest.SerializeToString,
@@ -148,6 +153,14 @@ class CryptoServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Batch(self, request, context):
+        """Does up to 1,000 of these, mixed. Results keep the items' order; each item succeeds
+        or fails by itself, and needs the permission that the RPC of its name needs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRandomBytes(self, request, context):
         """Bytes from the HSM's generator.
         """
@@ -197,6 +210,11 @@ def add_CryptoServiceServicer_to_server(servicer, server):
                     servicer.GenerateDataKey,
                     request_deserializer=hsmvault_dot_v1_dot_crypto__service__pb2.GenerateDataKeyRequest.FromString,
                     response_serializer=hsmvault_dot_v1_dot_crypto__service__pb2.GenerateDataKeyResponse.SerializeToString,
+            ),
+            'Batch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Batch,
+                    request_deserializer=hsmvault_dot_v1_dot_crypto__service__pb2.BatchRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_crypto__service__pb2.BatchResponse.SerializeToString,
             ),
             'GetRandomBytes': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRandomBytes,
@@ -423,6 +441,33 @@ class CryptoService:
             '/hsmvault.v1.CryptoService/GenerateDataKey',
             hsmvault_dot_v1_dot_crypto__service__pb2.GenerateDataKeyRequest.SerializeToString,
             hsmvault_dot_v1_dot_crypto__service__pb2.GenerateDataKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Batch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.CryptoService/Batch',
+            hsmvault_dot_v1_dot_crypto__service__pb2.BatchRequest.SerializeToString,
+            hsmvault_dot_v1_dot_crypto__service__pb2.BatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,10 @@ class CryptoServiceStub:
     """Unwraps what WrapKey made."""
     GenerateDataKey: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.GenerateDataKeyRequest, _crypto_service_pb2.GenerateDataKeyResponse]
     """Makes a data key in the HSM's generator; answers it in clear and wrapped."""
+    Batch: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.BatchRequest, _crypto_service_pb2.BatchResponse]
+    """Does up to 1,000 of these, mixed. Results keep the items' order; each item succeeds
+    or fails by itself, and needs the permission that the RPC of its name needs.
+    """
     GetRandomBytes: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.GetRandomBytesRequest, _crypto_service_pb2.GetRandomBytesResponse]
     """Bytes from the HSM's generator."""
 
@@ -87,6 +91,10 @@ class CryptoServiceAsyncStub(CryptoServiceStub):
     """Unwraps what WrapKey made."""
     GenerateDataKey: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.GenerateDataKeyRequest, _crypto_service_pb2.GenerateDataKeyResponse]  # type: ignore[assignment]
     """Makes a data key in the HSM's generator; answers it in clear and wrapped."""
+    Batch: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.BatchRequest, _crypto_service_pb2.BatchResponse]  # type: ignore[assignment]
+    """Does up to 1,000 of these, mixed. Results keep the items' order; each item succeeds
+    or fails by itself, and needs the permission that the RPC of its name needs.
+    """
     GetRandomBytes: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.GetRandomBytesRequest, _crypto_service_pb2.GetRandomBytesResponse]  # type: ignore[assignment]
     """Bytes from the HSM's generator."""
 
@@ -163,6 +171,16 @@ class CryptoServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_crypto_service_pb2.GenerateDataKeyResponse, _abc.Awaitable[_crypto_service_pb2.GenerateDataKeyResponse]]:
         """Makes a data key in the HSM's generator; answers it in clear and wrapped."""
+
+    @_abc_1.abstractmethod
+    def Batch(
+        self,
+        request: _crypto_service_pb2.BatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_crypto_service_pb2.BatchResponse, _abc.Awaitable[_crypto_service_pb2.BatchResponse]]:
+        """Does up to 1,000 of these, mixed. Results keep the items' order; each item succeeds
+        or fails by itself, and needs the permission that the RPC of its name needs.
+        """
 
     @_abc_1.abstractmethod
     def GetRandomBytes(

@@ -17,7 +17,7 @@ from rich.console import Console
 from hsmvault.v1 import crypto_service_pb2 as messages
 from hsmvault.v1 import crypto_service_pb2_grpc, resources_pb2
 from scripts.benchmark import bare, load, vault
-from scripts.benchmark.report import Report, Row
+from scripts.benchmark.report import BatchRow, Report, Row
 
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
 SPECS = {
@@ -25,6 +25,10 @@ SPECS = {
     "PS256": resources_pb2.KeySpec(type="RSA", bits=2048),
     "A256GCM": resources_pb2.KeySpec(type="oct", bits=256),
 }
+
+
+BATCH = 100
+"""Items in a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,21 @@ class Target:
             )
             encrypt = self.stub.Encrypt
             return lambda: encrypt(sealed), lambda: encrypt.future(sealed)
-        signed = messages.SignRequest(
-            name=self.names[algorithm], algorithm=algorithm, digest=bare.DIGEST
-        )
+        signed = self._sign(algorithm)
         sign = self.stub.Sign
         return lambda: sign(signed), lambda: sign.future(signed)
+
+    def batch(self, algorithm: str) -> load.Future:
+        """A call of many signatures."""
+        item = messages.BatchItem(sign=self._sign(algorithm))
+        request = messages.BatchRequest(items=[item] * BATCH)
+        batch = self.stub.Batch
+        return lambda: batch.future(request)
+
+    def _sign(self, algorithm: str) -> messages.SignRequest:
+        return messages.SignRequest(
+            name=self.names[algorithm], algorithm=algorithm, digest=bare.DIGEST
+        )
 
 
 @contextlib.contextmanager
@@ -129,6 +143,21 @@ def measure(
             yield row
 
 
+def batches(
+    target: Target, token: tuple[str, str], rounds: int, seconds: float
+) -> Iterator[BatchRow]:
+    """Batches of signatures, two under way, beside the raw token in the same minute."""
+    for algorithm in ("ES256", "PS256"):
+        call = target.batch(algorithm)
+
+        def run(call: load.Future = call) -> int:
+            return BATCH * load.parallel(call, seconds, width=2)
+
+        measured = [load.measured(target.pid, run) for _ in range(rounds)]
+        raw = raw_rates(token, seconds)[algorithm]
+        yield BatchRow(algorithm, BATCH, measured, raw)
+
+
 def opening(region: vault.Vault, report: Report, count: int) -> None:
     """CreateKey's rate, opening on a miss, and the memory of open keys."""
     pid = region.pid("p0")
@@ -194,6 +223,9 @@ def main(seconds: float, rounds: int, keys: int, json_file: Path | None) -> None
         for row in measure(servers, raw, rounds, seconds):
             report.rows.append(row)
             console.print(f"  {row.load} {row.algorithm}: {row.of_floor:.0%} of floor")
+        for batch in batches(servers["vault"], token, rounds, seconds):
+            report.batches.append(batch)
+            console.print(f"  batch {batch.algorithm}: {batch.of_raw:.0%} of raw")
         opening(region, report, keys)
     report.show(console)
     if json_file is not None:

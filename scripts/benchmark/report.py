@@ -38,11 +38,29 @@ class Row:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """Batches of one algorithm, beside the raw token."""
+
+    algorithm: str
+    items: int
+    """In each batch."""
+    vault: list[Measured]
+    """Per item, not per call."""
+    raw: float
+
+    @property
+    def of_raw(self) -> float:
+        """Median over rounds of the vault's rate divided by the raw token's."""
+        return statistics.median(m.rate / self.raw for m in self.vault)
+
+
 @dataclass(slots=True)
 class Report:
     """All figures of one run."""
 
     rows: list[Row] = field(default_factory=list)
+    batches: list[BatchRow] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -53,6 +71,10 @@ class Report:
                     dataclasses.asdict(row)
                     | {"of_floor": row.of_floor, "share_us": row.share_us}
                     for row in self.rows
+                ],
+                "batches": [
+                    dataclasses.asdict(row) | {"of_raw": row.of_raw}
+                    for row in self.batches
                 ],
                 "facts": self.facts,
             },
@@ -74,6 +96,18 @@ class Report:
                 f"{row.raw:,.0f}",
                 f"{row.of_floor:.0%}",
                 f"{row.share_us:.0f} µs",
+            )
+        console.print(table)
+        table = Table(title="Items of batches per second (CPU of the server per item)")
+        for heading in ("batch", "algorithm", "vault", "raw token", "of raw"):
+            table.add_column(heading, justify="right" if table.columns else "left")
+        for batch in self.batches:
+            table.add_row(
+                f"{batch.items} items",
+                batch.algorithm,
+                _middle(batch.vault),
+                f"{batch.raw:,.0f}",
+                f"[bold]{batch.of_raw:.0%}[/bold]",
             )
         console.print(table)
         for name, figure in self.facts.items():

@@ -126,6 +126,12 @@ CASES: dict[str, Case] = {
     "CryptoService/GenerateDataKey": Case(
         crypto.GenerateDataKeyRequest(name="keys/oct"), USER, OK
     ),
+    # The call is for everybody; what its items need, they are refused by themselves.
+    "CryptoService/Batch": Case(
+        crypto.BatchRequest(items=[crypto.BatchItem(reference="nothing")]),
+        EVERYONE,
+        OK,
+    ),
     "CryptoService/GetRandomBytes": Case(
         crypto.GetRandomBytesRequest(count=16), USER, OK
     ),

@@ -1,0 +1,125 @@
+"""CryptoService.Batch: many uses of keys in one call, each with an outcome of its own.
+
+What one call costs (transport, who asks, whether the copy is fresh) is paid once. What
+fails, fails alone; only a lost partition fails the call, so that the client has all of
+it done elsewhere.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from hsmvault.api.crypto import CryptoServicer
+from hsmvault.api.dispatch import Call, report
+from hsmvault.api.permissions import RULES, Rule
+from hsmvault.api.status import status_of
+from hsmvault.model.errors import (
+    InvalidRequest,
+    NotServing,
+    PartitionLost,
+    TooLarge,
+    VaultError,
+)
+from hsmvault.v1 import crypto_service_pb2 as pb
+from hsmvault.vault.crypto import Crypto
+from hsmvault.vault.view import Caller
+
+ITEMS_MAX: Final = 1000
+REFERENCE_MAX: Final = 256
+"""Characters."""
+LOOK_EVERY: Final = 16
+"""After so many items we look whether the caller still waits."""
+
+Serve = Callable[[Any, None], Message]
+
+
+class BatchingServicer(CryptoServicer):
+    """All of CryptoService."""
+
+    def __init__(self, crypto: Crypto, *, region: str, partition: str) -> None:
+        """Have each kind of item do, and need, what the RPC of its own name does."""
+        super().__init__(crypto, region=region, partition=partition)
+        bodies: dict[str, tuple[str, Serve]] = {
+            "sign": ("Sign", self.sign),
+            "verify": ("Verify", self.verify),
+            "encrypt": ("Encrypt", self.encrypt),
+            "decrypt": ("Decrypt", self.decrypt),
+            "wrap_key": ("WrapKey", self.wrap_key),
+            "unwrap_key": ("UnwrapKey", self.unwrap_key),
+        }
+        self._kinds: Mapping[str, tuple[Rule, Serve]] = {
+            kind: (RULES[f"/hsmvault.v1.CryptoService/{method}"], serve)
+            for kind, (method, serve) in bodies.items()
+        }
+
+    def batch(self, request: pb.BatchRequest, call: Call) -> pb.BatchResponse:
+        count = len(request.items)
+        if not count:
+            raise InvalidRequest("items is empty; there is nothing to do")
+        if count > ITEMS_MAX:
+            raise TooLarge(
+                "a batch of {given} items is more than {most}",
+                given=count,
+                most=ITEMS_MAX,
+            )
+        response = pb.BatchResponse(served=self.served(call))
+        results, run = response.results, _Run(self._kinds, call)
+        for number, item in enumerate(request.items):
+            if not number % LOOK_EVERY and not call.wanted():
+                raise NotServing("nobody waits for the rest of this batch any more")
+            results.append(run.done(item))
+        return response
+
+
+class _Run:
+    """One batch under way: what its caller was found to be allowed."""
+
+    def __init__(self, kinds: Mapping[str, tuple[Rule, Serve]], call: Call) -> None:
+        self._kinds = kinds
+        self._call = call
+        self._allowed: dict[tuple[str, str], Serve] = {}
+        self._reported: set[str] = set()
+
+    def done(self, item: pb.BatchItem) -> pb.BatchResult:
+        """Do one item. Its own failure is a result, too."""
+        kind = item.WhichOneof("operation")
+        reference = item.reference
+        try:
+            if kind is None:
+                raise InvalidRequest("the item names no operation that is known here")
+            if len(reference) > REFERENCE_MAX:
+                raise TooLarge(
+                    "a reference of {given} characters is more than {most}",
+                    given=len(reference),
+                    most=REFERENCE_MAX,
+                )
+            operation: Any = getattr(item, kind)
+            serve = self._allowed.get((kind, operation.name))
+            if serve is None:
+                serve = self._authorise(kind, operation)
+            outcome: dict[str, Any] = {kind: serve(operation, None)}
+        except PartitionLost:
+            # Not the item's failure: all of it can be done by another partition.
+            raise
+        except VaultError as error:
+            self._report(error)
+            return pb.BatchResult(reference=reference, error=status_of(error))
+        return pb.BatchResult(reference=reference, **outcome)
+
+    def _authorise(self, kind: str, operation: Any) -> Serve:
+        """Decide once for a key and an operation, as the RPC of its own would."""
+        rule, serve = self._kinds[kind]
+        call = self._call
+        resource = rule.resource(operation, call.view)
+        call.view.access.require(
+            Caller(call.principal, rule.permission, resource, call.via_region)
+        )
+        self._allowed[kind, operation.name] = serve
+        return serve
+
+    def _report(self, error: VaultError) -> None:
+        """Tell the operator once of what a thousand items may repeat."""
+        if str(error) not in self._reported:
+            self._reported.add(str(error))
+            report(error, self._call.method)
