@@ -97,13 +97,16 @@ def beside(mode: str, region: vault.Vault, token: tuple[str, str]) -> Iterator[T
         process.stdin.close()
 
 
-def raw_rates(token: tuple[str, str], seconds: float) -> dict[str, float]:
-    """The raw token's rates, from a process of its own."""
+def raw_rates(
+    token: tuple[str, str], seconds: float, core: int | None = None
+) -> dict[str, load.Measured]:
+    """The raw token's rates, from a process of its own, on one core if so asked."""
     config = {
         "module": MODULE,
         "label": token[0],
         "pin": token[1],
         "seconds": seconds,
+        "core": core,
     }
     answer = subprocess.run(
         [sys.executable, "-m", "scripts.benchmark.raw"],
@@ -112,7 +115,7 @@ def raw_rates(token: tuple[str, str], seconds: float) -> dict[str, float]:
         text=True,
         check=True,
     )
-    return dict(json.loads(answer.stdout))
+    return {a: load.Measured(*each) for a, each in json.loads(answer.stdout).items()}
 
 
 def pin(pid: int, core: int) -> None:
@@ -123,7 +126,10 @@ def pin(pid: int, core: int) -> None:
 
 
 def measure(
-    servers: dict[str, Target], raw: dict[str, float], rounds: int, seconds: float
+    servers: dict[str, Target],
+    raw: dict[str, load.Measured],
+    rounds: int,
+    seconds: float,
 ) -> Iterator[Row]:
     """Every load on every server, in turns, so that a noisy second hits them alike."""
     loads: dict[str, Callable[[Target, str], int]] = {
@@ -133,7 +139,7 @@ def measure(
     }
     for algorithm in SPECS:
         for name, run in loads.items():
-            row = Row(name, algorithm, [], [], [], raw[algorithm])
+            row = Row(name, algorithm, [], [], [], raw[algorithm].rate)
             into = {"vault": row.vault, "floor": row.floor, "noop": row.noop}
             for _ in range(rounds):
                 for server, target in servers.items():
@@ -144,18 +150,22 @@ def measure(
 
 
 def batches(
-    target: Target, token: tuple[str, str], rounds: int, seconds: float
-) -> Iterator[BatchRow]:
-    """Batches of signatures, two under way, beside the raw token in the same minute."""
-    for algorithm in ("ES256", "PS256"):
-        call = target.batch(algorithm)
+    target: Target, token: tuple[str, str], rounds: int, seconds: float, core: int
+) -> list[BatchRow]:
+    """Batches of signatures, two under way, in turns with the raw token."""
+    rows = [BatchRow(algorithm, BATCH, [], []) for algorithm in ("ES256", "PS256")]
+    for _ in range(rounds):
+        for row in rows:
+            call = target.batch(row.algorithm)
 
-        def run(call: load.Future = call) -> int:
-            return BATCH * load.parallel(call, seconds, width=2)
+            def run(call: load.Future = call) -> int:
+                return BATCH * load.parallel(call, seconds, width=2)
 
-        measured = [load.measured(target.pid, run) for _ in range(rounds)]
-        raw = raw_rates(token, seconds)[algorithm]
-        yield BatchRow(algorithm, BATCH, measured, raw)
+            row.vault.append(load.measured(target.pid, run))
+        raw = raw_rates(token, seconds, core)
+        for row in rows:
+            row.raw.append(raw[row.algorithm])
+    return rows
 
 
 def opening(region: vault.Vault, report: Report, count: int) -> None:
@@ -223,9 +233,7 @@ def main(seconds: float, rounds: int, keys: int, json_file: Path | None) -> None
         for row in measure(servers, raw, rounds, seconds):
             report.rows.append(row)
             console.print(f"  {row.load} {row.algorithm}: {row.of_floor:.0%} of floor")
-        for batch in batches(servers["vault"], token, rounds, seconds):
-            report.batches.append(batch)
-            console.print(f"  batch {batch.algorithm}: {batch.of_raw:.0%} of raw")
+        report.batches = batches(servers["vault"], token, rounds, seconds, last)
         opening(region, report, keys)
     report.show(console)
     if json_file is not None:

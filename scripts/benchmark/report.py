@@ -47,12 +47,18 @@ class BatchRow:
     """In each batch."""
     vault: list[Measured]
     """Per item, not per call."""
-    raw: float
+    raw: list[Measured]
+    """The raw token in the same rounds, on the same core."""
 
     @property
     def of_raw(self) -> float:
-        """Median over rounds of the vault's rate divided by the raw token's."""
-        return statistics.median(m.rate / self.raw for m in self.vault)
+        """The vault's items per second of CPU, divided by the raw token's.
+
+        By CPU, since both keep one core busy, and others may want that core too.
+        """
+        return statistics.median(
+            r.cpu_us / v.cpu_us for v, r in zip(self.vault, self.raw, strict=True)
+        )
 
 
 @dataclass(slots=True)
@@ -106,7 +112,7 @@ class Report:
                 f"{batch.items} items",
                 batch.algorithm,
                 _middle(batch.vault),
-                f"{batch.raw:,.0f}",
+                _middle(batch.raw),
                 f"[bold]{batch.of_raw:.0%}[/bold]",
             )
         console.print(table)
