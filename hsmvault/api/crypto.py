@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from hsmvault.api.checksums import crc32c, require_intact
 from hsmvault.api.dispatch import Call
 from hsmvault.api.permissions import key_or_version
 from hsmvault.model.errors import InvalidRequest
@@ -51,6 +52,7 @@ class CryptoServicer:
     def sign(self, request: pb.SignRequest, call: Call | None) -> pb.SignResponse:
         key, version = key_or_version(request.name)
         algorithm = request.algorithm
+        intact = require_intact(request, "digest", request.digest or request.data)
         name, signature = self._crypto.sign(
             key, version, algorithm, request.digest, data=request.data
         )
@@ -58,6 +60,8 @@ class CryptoServicer:
             name=name,
             algorithm=algorithm,
             signature=signature,
+            signature_crc32c=crc32c(signature),
+            verified_digest_crc32c=intact,
             served=self.served(call),
         )
 
@@ -79,6 +83,9 @@ class CryptoServicer:
     def encrypt(
         self, request: pb.EncryptRequest, call: Call | None
     ) -> pb.EncryptResponse:
+        aad = request.additional_authenticated_data
+        intact = require_intact(request, "plaintext", request.plaintext)
+        intact_aad = require_intact(request, "additional_authenticated_data", aad)
         name, sealed = self._crypto.encrypt(
             *key_or_version(request.name),
             request.algorithm,
@@ -91,12 +98,18 @@ class CryptoServicer:
             ciphertext=sealed.ciphertext,
             iv=sealed.iv,
             tag=sealed.tag,
+            ciphertext_crc32c=crc32c(sealed.ciphertext),
+            verified_plaintext_crc32c=intact,
+            verified_additional_authenticated_data_crc32c=intact_aad,
             served=self.served(call),
         )
 
     def decrypt(
         self, request: pb.DecryptRequest, call: Call | None
     ) -> pb.DecryptResponse:
+        aad = request.additional_authenticated_data
+        intact = require_intact(request, "ciphertext", request.ciphertext)
+        intact_aad = require_intact(request, "additional_authenticated_data", aad)
         name, plaintext = self._crypto.decrypt(
             *key_or_version(request.name),
             request.algorithm,
@@ -107,6 +120,9 @@ class CryptoServicer:
             name=name,
             algorithm=request.algorithm,
             plaintext=plaintext,
+            plaintext_crc32c=crc32c(plaintext),
+            verified_ciphertext_crc32c=intact,
+            verified_additional_authenticated_data_crc32c=intact_aad,
             served=self.served(call),
         )
 

@@ -4,10 +4,12 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Unpack
 
+import google_crc32c
+
 from hsmvault.client import methods
 from hsmvault.client.caller import Caller, Options
 from hsmvault.client.keys import key_name
-from hsmvault.model.errors import InvalidRequest
+from hsmvault.model.errors import IntegrityFailure, InvalidRequest
 from hsmvault.v1 import crypto_service_pb2 as messages
 
 _HASHES: Final = {"256": "sha256", "384": "sha384", "512": "sha512"}
@@ -28,6 +30,14 @@ def _signed(
     if algorithm.startswith("HS"):
         return digest or b"", message
     return digest_of(algorithm, message) if digest is None else digest, b""
+
+
+def _require_intact(data: bytes, crc32c: int) -> None:
+    """Raise IntegrityFailure for an answer that changed on its way."""
+    if google_crc32c.value(data) != crc32c:
+        raise IntegrityFailure(
+            "the answer is not what its CRC32C says: it changed on the way; ask again"
+        )
 
 
 class Crypto:
@@ -55,8 +65,12 @@ class Crypto:
             algorithm=algorithm,
             digest=digest,
             data=data,
+            digest_crc32c=google_crc32c.value(digest or data),
         )
-        return self._caller.call(methods.SIGN, request, **options)
+        answer = self._caller.call(methods.SIGN, request, **options)
+        if answer.verified_digest_crc32c:
+            _require_intact(answer.signature, answer.signature_crc32c)
+        return answer
 
     def verify(
         self,
@@ -99,8 +113,13 @@ class Crypto:
             plaintext=plaintext,
             additional_authenticated_data=aad,
             encryption_context=context,
+            plaintext_crc32c=google_crc32c.value(plaintext),
+            additional_authenticated_data_crc32c=google_crc32c.value(aad),
         )
-        return self._caller.call(methods.ENCRYPT, request, **options)
+        answer = self._caller.call(methods.ENCRYPT, request, **options)
+        if answer.verified_plaintext_crc32c:
+            _require_intact(answer.ciphertext, answer.ciphertext_crc32c)
+        return answer
 
     def decrypt(
         self,
@@ -123,8 +142,13 @@ class Crypto:
             tag=tag,
             additional_authenticated_data=aad,
             encryption_context=context,
+            ciphertext_crc32c=google_crc32c.value(ciphertext),
+            additional_authenticated_data_crc32c=google_crc32c.value(aad),
         )
-        return self._caller.call(methods.DECRYPT, request, **options)
+        answer = self._caller.call(methods.DECRYPT, request, **options)
+        if answer.verified_ciphertext_crc32c:
+            _require_intact(answer.plaintext, answer.plaintext_crc32c)
+        return answer
 
     def re_encrypt(
         self,

@@ -53,6 +53,10 @@ class DigestInvalid(InvalidRequest):
     """The digest is not as long as the algorithm's hash makes it."""
 
 
+class ChecksumMismatch(InvalidRequest):
+    """A field is not what the CRC32C beside it says. Nothing was done with it."""
+
+
 class CiphertextInvalid(InvalidRequest):
     """Decryption or unwrapping failed. Deliberately says no more than that."""
 

@@ -28,12 +28,15 @@ class SignRequest(_message.Message):
     ALGORITHM_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    DIGEST_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     digest: _builtins.bytes
     """32, 48 or 64 bytes, as the algorithm's hash makes it. Empty for HS*."""
     data: _builtins.bytes
     """HS* only: what is to be authenticated itself, 1 byte to 64 KiB."""
+    digest_crc32c: _builtins.int
+    """CRC32C of the digest, or of the data for HS*. Refused if it differs."""
     def __init__(
         self,
         *,
@@ -41,12 +44,15 @@ class SignRequest(_message.Message):
         algorithm: _builtins.str = ...,
         digest: _builtins.bytes = ...,
         data: _builtins.bytes = ...,
+        digest_crc32c: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_digest_crc32c", b"_digest_crc32c", "digest_crc32c", b"digest_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "data", b"data", "digest", b"digest", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_digest_crc32c", b"_digest_crc32c", "algorithm", b"algorithm", "data", b"data", "digest", b"digest", "digest_crc32c", b"digest_crc32c", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__digest_crc32c: _TypeAlias = _typing.Literal["digest_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__digest_crc32c: _TypeAlias = _typing.Literal["_digest_crc32c", b"_digest_crc32c"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__digest_crc32c) -> _WhichOneofReturnType__digest_crc32c | None: ...
 
 Global___SignRequest: _TypeAlias = SignRequest  # noqa: Y015
 
@@ -58,10 +64,15 @@ class SignResponse(_message.Message):
     ALGORITHM_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
+    SIGNATURE_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_DIGEST_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The version that signed."""
     algorithm: _builtins.str
     signature: _builtins.bytes
+    signature_crc32c: _builtins.int
+    verified_digest_crc32c: _builtins.bool
+    """Whether `digest_crc32c` arrived and was checked."""
     @_builtins.property
     def served(self) -> _resources_pb2.Served: ...
     def __init__(
@@ -71,10 +82,12 @@ class SignResponse(_message.Message):
         algorithm: _builtins.str = ...,
         signature: _builtins.bytes = ...,
         served: _resources_pb2.Served | None = ...,
+        signature_crc32c: _builtins.int = ...,
+        verified_digest_crc32c: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "served", b"served", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "served", b"served", "signature", b"signature", "signature_crc32c", b"signature_crc32c", "verified_digest_crc32c", b"verified_digest_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -170,11 +183,16 @@ class EncryptRequest(_message.Message):
     PLAINTEXT_FIELD_NUMBER: _builtins.int
     ADDITIONAL_AUTHENTICATED_DATA_FIELD_NUMBER: _builtins.int
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
+    PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    ADDITIONAL_AUTHENTICATED_DATA_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     plaintext: _builtins.bytes
     additional_authenticated_data: _builtins.bytes
     """GCM only: authenticated, not encrypted; needed again to decrypt. At most 64 KiB."""
+    plaintext_crc32c: _builtins.int
+    """CRC32C of the fields of these names. Refused if one differs."""
+    additional_authenticated_data_crc32c: _builtins.int
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """GCM only: the same in pairs, whose order does not matter; at most 64. What is
@@ -190,12 +208,21 @@ class EncryptRequest(_message.Message):
         plaintext: _builtins.bytes = ...,
         additional_authenticated_data: _builtins.bytes = ...,
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        plaintext_crc32c: _builtins.int | None = ...,
+        additional_authenticated_data_crc32c: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c", "_plaintext_crc32c", b"_plaintext_crc32c", "additional_authenticated_data_crc32c", b"additional_authenticated_data_crc32c", "plaintext_crc32c", b"plaintext_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_authenticated_data", b"additional_authenticated_data", "algorithm", b"algorithm", "encryption_context", b"encryption_context", "name", b"name", "plaintext", b"plaintext"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c", "_plaintext_crc32c", b"_plaintext_crc32c", "additional_authenticated_data", b"additional_authenticated_data", "additional_authenticated_data_crc32c", b"additional_authenticated_data_crc32c", "algorithm", b"algorithm", "encryption_context", b"encryption_context", "name", b"name", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__additional_authenticated_data_crc32c: _TypeAlias = _typing.Literal["additional_authenticated_data_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__additional_authenticated_data_crc32c: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c"]  # noqa: Y015
+    _WhichOneofReturnType__plaintext_crc32c: _TypeAlias = _typing.Literal["plaintext_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__plaintext_crc32c: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__additional_authenticated_data_crc32c) -> _WhichOneofReturnType__additional_authenticated_data_crc32c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__plaintext_crc32c) -> _WhichOneofReturnType__plaintext_crc32c | None: ...
 
 Global___EncryptRequest: _TypeAlias = EncryptRequest  # noqa: Y015
 
@@ -209,6 +236,9 @@ class EncryptResponse(_message.Message):
     IV_FIELD_NUMBER: _builtins.int
     TAG_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
+    CIPHERTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_ADDITIONAL_AUTHENTICATED_DATA_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     ciphertext: _builtins.bytes
@@ -216,6 +246,10 @@ class EncryptResponse(_message.Message):
     """GCM: 12 bytes."""
     tag: _builtins.bytes
     """GCM: 16 bytes."""
+    ciphertext_crc32c: _builtins.int
+    verified_plaintext_crc32c: _builtins.bool
+    """Whether these arrived and were checked."""
+    verified_additional_authenticated_data_crc32c: _builtins.bool
     @_builtins.property
     def served(self) -> _resources_pb2.Served: ...
     def __init__(
@@ -227,10 +261,13 @@ class EncryptResponse(_message.Message):
         iv: _builtins.bytes = ...,
         tag: _builtins.bytes = ...,
         served: _resources_pb2.Served | None = ...,
+        ciphertext_crc32c: _builtins.int = ...,
+        verified_plaintext_crc32c: _builtins.bool = ...,
+        verified_additional_authenticated_data_crc32c: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "ciphertext", b"ciphertext", "iv", b"iv", "name", b"name", "served", b"served", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "ciphertext", b"ciphertext", "ciphertext_crc32c", b"ciphertext_crc32c", "iv", b"iv", "name", b"name", "served", b"served", "tag", b"tag", "verified_additional_authenticated_data_crc32c", b"verified_additional_authenticated_data_crc32c", "verified_plaintext_crc32c", b"verified_plaintext_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -267,6 +304,8 @@ class DecryptRequest(_message.Message):
     TAG_FIELD_NUMBER: _builtins.int
     ADDITIONAL_AUTHENTICATED_DATA_FIELD_NUMBER: _builtins.int
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
+    CIPHERTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    ADDITIONAL_AUTHENTICATED_DATA_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The version that EncryptResponse named."""
     algorithm: _builtins.str
@@ -274,6 +313,9 @@ class DecryptRequest(_message.Message):
     iv: _builtins.bytes
     tag: _builtins.bytes
     additional_authenticated_data: _builtins.bytes
+    ciphertext_crc32c: _builtins.int
+    """CRC32C of the fields of these names. Refused if one differs."""
+    additional_authenticated_data_crc32c: _builtins.int
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """As it was given to Encrypt."""
@@ -288,12 +330,21 @@ class DecryptRequest(_message.Message):
         tag: _builtins.bytes = ...,
         additional_authenticated_data: _builtins.bytes = ...,
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ciphertext_crc32c: _builtins.int | None = ...,
+        additional_authenticated_data_crc32c: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c", "_ciphertext_crc32c", b"_ciphertext_crc32c", "additional_authenticated_data_crc32c", b"additional_authenticated_data_crc32c", "ciphertext_crc32c", b"ciphertext_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_authenticated_data", b"additional_authenticated_data", "algorithm", b"algorithm", "ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "iv", b"iv", "name", b"name", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c", "_ciphertext_crc32c", b"_ciphertext_crc32c", "additional_authenticated_data", b"additional_authenticated_data", "additional_authenticated_data_crc32c", b"additional_authenticated_data_crc32c", "algorithm", b"algorithm", "ciphertext", b"ciphertext", "ciphertext_crc32c", b"ciphertext_crc32c", "encryption_context", b"encryption_context", "iv", b"iv", "name", b"name", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__additional_authenticated_data_crc32c: _TypeAlias = _typing.Literal["additional_authenticated_data_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__additional_authenticated_data_crc32c: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c"]  # noqa: Y015
+    _WhichOneofReturnType__ciphertext_crc32c: _TypeAlias = _typing.Literal["ciphertext_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__ciphertext_crc32c: _TypeAlias = _typing.Literal["_ciphertext_crc32c", b"_ciphertext_crc32c"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__additional_authenticated_data_crc32c) -> _WhichOneofReturnType__additional_authenticated_data_crc32c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ciphertext_crc32c) -> _WhichOneofReturnType__ciphertext_crc32c | None: ...
 
 Global___DecryptRequest: _TypeAlias = DecryptRequest  # noqa: Y015
 
@@ -305,9 +356,16 @@ class DecryptResponse(_message.Message):
     ALGORITHM_FIELD_NUMBER: _builtins.int
     PLAINTEXT_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
+    PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_CIPHERTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_ADDITIONAL_AUTHENTICATED_DATA_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     plaintext: _builtins.bytes
+    plaintext_crc32c: _builtins.int
+    verified_ciphertext_crc32c: _builtins.bool
+    """Whether these arrived and were checked."""
+    verified_additional_authenticated_data_crc32c: _builtins.bool
     @_builtins.property
     def served(self) -> _resources_pb2.Served: ...
     def __init__(
@@ -317,10 +375,13 @@ class DecryptResponse(_message.Message):
         algorithm: _builtins.str = ...,
         plaintext: _builtins.bytes = ...,
         served: _resources_pb2.Served | None = ...,
+        plaintext_crc32c: _builtins.int = ...,
+        verified_ciphertext_crc32c: _builtins.bool = ...,
+        verified_additional_authenticated_data_crc32c: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "plaintext", b"plaintext", "served", b"served"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c", "served", b"served", "verified_additional_authenticated_data_crc32c", b"verified_additional_authenticated_data_crc32c", "verified_ciphertext_crc32c", b"verified_ciphertext_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
