@@ -43,6 +43,7 @@ from tests.support.partitions import (
 
 HASHES = {32: hashes.SHA256(), 48: hashes.SHA384(), 64: hashes.SHA512()}
 AES = KeySpec.of("oct", bits=256)
+HMAC = KeySpec.of("oct", bits=512)
 P256 = KeySpec.of("EC")
 RSA = KeySpec.of("RSA", bits=2048)
 CURVES = {
@@ -107,7 +108,7 @@ def test_a_sibling_can_use_what_one_partition_made(pools: Pools, spec: KeySpec) 
     pools.sibling.self_test(pools.material(spec))
 
 
-@pytest.mark.parametrize("spec", [AES, P256, RSA], ids=str)
+@pytest.mark.parametrize("spec", [AES, HMAC, P256, RSA], ids=str)
 def test_a_key_travels_under_the_pair_key_and_rests_under_the_own(
     pools: Pools, spec: KeySpec
 ) -> None:
@@ -134,6 +135,17 @@ def test_an_existing_key_can_be_sealed_for_another_region(pools: Pools) -> None:
     digest = secrets.token_bytes(32)
     signature = pools.south.sign(at_south, Algorithm.ES256, digest)
     verify_outside(material, Algorithm.ES256, digest, signature)
+
+
+def test_an_hmac_key_macs_alike_in_every_region(pools: Pools) -> None:
+    material = pools.material(HMAC)
+    sealed = pools.sibling.seal(material, "south")
+    arrived = pools.south.rewrap(HMAC, b"", sealed)
+
+    at_south = at_rest(pools.south, HMAC, b"", arrived)
+    made = pools.south.sign(at_south, Algorithm.HS512, b"pay 5")
+
+    assert pools.north.sign(material, Algorithm.HS512, b"pay 5") == made
 
 
 def test_nothing_is_made_for_a_region_without_a_pair_key(pools: Pools) -> None:
@@ -164,7 +176,7 @@ def test_what_travelled_for_one_region_does_not_open_in_another(pools: Pools) ->
 
 
 def test_a_wrapped_key_with_one_bit_turned_does_not_open(pools: Pools) -> None:
-    for spec in (AES, P256, RSA):
+    for spec in (AES, HMAC, P256, RSA):
         material = fresh(pools.north, spec)
         for place in (0, len(material.wrapped.wrapped) - 1):
             bad = dataclasses.replace(
