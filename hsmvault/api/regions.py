@@ -182,6 +182,9 @@ def _status(
     if record.id == view.region:
         status.connected = True
         status.watermark = view.served
+    if status.primary:
+        # Nothing was ever sent to where it is written.
+        status.migration_percent = 100
     if follower is not None:
         status.connected = follower.connected
         status.watermark = follower.watermark

@@ -186,7 +186,7 @@ def test_a_policy_that_forbids_writes_is_an_answer_not_a_failure(
     assert [c.region for c in vault.asked("CreateKey")] == ["south"]
 
 
-def redirecting(region: str, endpoint: str) -> Answer:
+def redirecting(primary: str, endpoint: str) -> Answer:
     def answer(
         partition: PretendPartition, request: bytes, context: grpc.ServicerContext
     ) -> Region:
@@ -194,7 +194,9 @@ def redirecting(region: str, endpoint: str) -> Answer:
             context,
             grpc.StatusCode.FAILED_PRECONDITION,
             "NOT_PRIMARY",
-            region=region,
+            # As servers say it: who refuses, and where to go.
+            region=partition.region,
+            primary=primary,
             endpoint=endpoint,
         )
         return Region()
