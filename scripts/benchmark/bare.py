@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism
+from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11.constants import DEFAULT
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from hsmvault.hsm.module import load
@@ -43,6 +44,29 @@ class BareKeys:
     rsa: Any
     aes: Any
     session: pkcs11.Session
+    wrapped: bytes
+    """The P-256 key under the AES key."""
+
+    def create_p256(self) -> None:
+        """One key pair made and wrapped: what CreateKey costs the token at least."""
+        private = _p256(self.session)
+        _wrap(self.aes, private)
+        private.destroy()
+
+    def open_p256(self) -> None:
+        """One wrapped key opened and used: what Sign costs the token on a miss."""
+        private = self.aes.unwrap_key(
+            ObjectClass.PRIVATE_KEY,
+            KeyType.EC,
+            self.wrapped,
+            mechanism=Mechanism.AES_KEY_WRAP_PAD,
+            # Uses that SoftHSM does not know of a private key.
+            template=dict.fromkeys(
+                (Attribute.ENCRYPT, Attribute.VERIFY, Attribute.WRAP), DEFAULT
+            ),
+        )
+        private.sign(DIGEST, mechanism=Mechanism.ECDSA)
+        private.destroy()
 
     def sign_p256(self) -> bytes:
         """One ECDSA signature: what ES256 costs the token."""
@@ -68,6 +92,19 @@ class BareKeys:
         return bytes(ciphertext)
 
 
+def _wrap(aes: Any, private: Any) -> bytes:
+    return bytes(aes.wrap_key(private, mechanism=Mechanism.AES_KEY_WRAP_PAD))
+
+
+def _p256(session: pkcs11.Session) -> Any:
+    """Make a key pair that can be wrapped; return its private half."""
+    curve = encode_named_curve_parameters("secp256r1")
+    _, private = session.create_domain_parameters(
+        KeyType.EC, {Attribute.EC_PARAMS: curve}, local=True
+    ).generate_keypair(private_template={Attribute.EXTRACTABLE: True})
+    return private
+
+
 def bare_keys(module: str, label: str, pin: str, sessions: int) -> list[BareKeys]:
     """Log in once and give every session keys of its own."""
     token = load(module).get_token(token_label=label)
@@ -75,11 +112,8 @@ def bare_keys(module: str, label: str, pin: str, sessions: int) -> list[BareKeys
     opened += [token.open(rw=True) for _ in range(sessions - 1)]
     keys = []
     for session in opened:
-        curve = encode_named_curve_parameters("secp256r1")
-        _, p256 = session.create_domain_parameters(
-            KeyType.EC, {Attribute.EC_PARAMS: curve}, local=True
-        ).generate_keypair()
+        p256 = _p256(session)
         _, rsa = session.generate_keypair(KeyType.RSA, 2048)
         aes = session.generate_key(KeyType.AES, 256)
-        keys.append(BareKeys(p256, rsa, aes, session))
+        keys.append(BareKeys(p256, rsa, aes, session, _wrap(aes, p256)))
     return keys

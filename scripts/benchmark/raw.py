@@ -31,6 +31,8 @@ def main() -> None:
                 "ES256": rate(keys.sign_p256, seconds),
                 "PS256": rate(keys.sign_rsa, seconds),
                 "A256GCM": rate(keys.encrypt, seconds),
+                "create": rate(keys.create_p256, seconds),
+                "open": rate(keys.open_p256, seconds),
             }
         )
     )
