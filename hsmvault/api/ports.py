@@ -8,7 +8,7 @@ from typing import Protocol
 
 from hsmvault.model.log import Position
 from hsmvault.regions.ports import Executed
-from hsmvault.vault.ports import Awaited, PartitionState, RemovalOrder, Replication
+from hsmvault.vault.ports import Awaited, PartitionState, RemovalOrder, ReplicationState
 
 
 class Manager(Protocol):
@@ -28,7 +28,7 @@ class Manager(Protocol):
     ) -> Awaited:
         """Wait until so many extended regions hold `position` (-1: all of them)."""
 
-    def replication(self) -> Replication:
+    def replication(self) -> ReplicationState:
         """What the manager knows about its links."""
 
     def add_region(self, record: bytes, *, principal: str) -> Executed:

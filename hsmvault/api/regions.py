@@ -25,7 +25,7 @@ from hsmvault.v1 import region_service_pb2 as pb
 from hsmvault.v1.resources_pb2 import Region
 from hsmvault.vault.checked import Found
 from hsmvault.vault.memory import Memory
-from hsmvault.vault.ports import Clock, Follower, RemovalOrder, Replication
+from hsmvault.vault.ports import Clock, FollowerState, RemovalOrder, ReplicationState
 from hsmvault.vault.view import View
 
 
@@ -98,7 +98,7 @@ class RegionServicer:
         try:
             known = self.manager.replication()
         except Unavailable as error:
-            known = Replication(primary_reachable=view.is_primary)
+            known = ReplicationState(primary_reachable=view.is_primary)
             alarms = (f"the pool manager does not answer: {error}",)
         followers = {f.region: f for f in known.followers}
         return pb.ReplicationStatus(
@@ -171,7 +171,7 @@ def _regions(view: View, *, purged: bool) -> list[Region]:
 
 
 def _status(
-    view: View, found: Found[RegionRecord], follower: Follower | None
+    view: View, found: Found[RegionRecord], follower: FollowerState | None
 ) -> pb.ReplicationStatus.RegionStatus:
     record = found.record
     status = pb.ReplicationStatus.RegionStatus(

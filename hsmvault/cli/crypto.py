@@ -53,13 +53,7 @@ def _digest(text: str | None) -> bytes | None:
 @files.ALGORITHM
 @files.IN
 @click.option("--digest", default=None, metavar="HEX", help="Instead of --in.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["base64", "hex", "raw"]),
-    default="base64",
-    show_default=True,
-)
+@files.FORM
 @files.OUT
 @connected
 def sign(
@@ -339,13 +333,7 @@ def data_key(
 
 @crypto.command(cls=Command, examples=["hsmvault crypto random 32 --format hex"])
 @click.argument("count", type=click.IntRange(1, 128))
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["base64", "hex", "raw"]),
-    default="base64",
-    show_default=True,
-)
+@files.FORM
 @files.OUT
 @connected
 def random(asking: Asking, count: int, form: str, target: Path | None) -> None:

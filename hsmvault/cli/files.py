@@ -37,6 +37,13 @@ OUT = click.option(
     default=None,
     help="File (made 0600); default: stdout.",
 )
+FORM = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["base64", "hex", "raw"]),
+    default="base64",
+    show_default=True,
+)
 ALGORITHM = click.option("--algorithm", "-a", required=True, help="JOSE name.")
 AAD = click.option(
     "--aad", type=click.File("rb"), help="File with additional authenticated data."

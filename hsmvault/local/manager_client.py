@@ -9,7 +9,7 @@ from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
 from hsmvault.model.log import Position
 from hsmvault.regions.layout import Layout
 from hsmvault.regions.ports import Executed
-from hsmvault.vault.ports import Awaited, Follower, RemovalOrder, Replication
+from hsmvault.vault.ports import Awaited, FollowerState, RemovalOrder, ReplicationState
 
 _WHO: Final = "the pool manager"
 _STATUS_SECONDS: Final = 5.0
@@ -30,16 +30,16 @@ class ManagerClient:
         self._channel = sockets.dial(layout.manager_socket)
         self._stub = pb_grpc.ManagerWorkStub(self._channel)
 
-    def replication(self) -> Replication:
+    def replication(self) -> ReplicationState:
         """How this region stands to the others."""
         with raised(_WHO):
             reply = self._stub.Replication(
                 pb.ReplicationRequest(), timeout=_STATUS_SECONDS
             )
-        return Replication(
+        return ReplicationState(
             primary_reachable=reply.primary_reachable,
             followers=tuple(
-                Follower(
+                FollowerState(
                     region=one.region,
                     connected=one.connected,
                     watermark=one.watermark,

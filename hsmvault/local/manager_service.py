@@ -13,7 +13,8 @@ from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
 from hsmvault.model.errors import VaultError
 from hsmvault.model.log import Position
 from hsmvault.model.orders import RemovalOrder
-from hsmvault.regions.ports import FollowerState, ManagerDuties
+from hsmvault.regions.ports import ManagerDuties
+from hsmvault.vault.ports import FollowerState
 
 
 class ManagerService(pb_grpc.ManagerWorkServicer):

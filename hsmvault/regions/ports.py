@@ -13,7 +13,7 @@ from hsmvault.model.log import Entry, Head, Kind, Position
 from hsmvault.model.orders import RemovalOrder
 from hsmvault.model.records import EpochRecord, StoredRecord, WrappedKey
 from hsmvault.store.lines import RequestAt, SnapshotItem
-from hsmvault.vault.ports import Material, Store
+from hsmvault.vault.ports import Material, ReplicationState, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,31 +204,6 @@ class Purging(Protocol):
 
     def purged(self) -> None:
         """The region is gone: leave, with the exit code that says so."""
-
-
-@dataclass(frozen=True, slots=True)
-class FollowerState:
-    """How far one extended region has come."""
-
-    region: str
-    connected: bool
-    watermark: str
-    """Position, as last acknowledged; empty: never since this process started."""
-    lag_entries: int
-    lag_ms: int
-    last_sync_ms: int
-    """When it last had everything; 0: not since this process started."""
-    migration_percent: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicationState:
-    """How this region stands to the others."""
-
-    primary_reachable: bool
-    followers: tuple[FollowerState, ...]
-    """On the primary: all extended regions. On an extended region: itself."""
-    alarms: tuple[str, ...]
 
 
 class ManagerDuties(Protocol):

@@ -19,7 +19,7 @@ from hsmvault.model.errors import (
 )
 from hsmvault.model.log import Head
 from hsmvault.regions.alarms import Alarms
-from hsmvault.regions.ports import Executed, FollowerState, LogStore
+from hsmvault.regions.ports import Executed, LogStore
 from hsmvault.replication.apply import Applier
 from hsmvault.replication.commands import Commands
 from hsmvault.replication.messages import executed_in, fork_out, head_in, head_out
@@ -27,7 +27,7 @@ from hsmvault.replication.trust import Trust
 from hsmvault.replication.v1 import replication_service_pb2 as pb
 from hsmvault.replication.v1 import replication_service_pb2_grpc as rpc
 from hsmvault.telemetry import Event, report
-from hsmvault.vault.ports import Clock
+from hsmvault.vault.ports import Clock, FollowerState
 
 RELEASE: Final = "0.1.0"
 _CHUNK_SECONDS: Final = 30.0

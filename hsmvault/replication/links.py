@@ -17,9 +17,9 @@ from hsmvault.model.errors import (
     rebuilt,
 )
 from hsmvault.model.log import Head, Position
-from hsmvault.regions.ports import FollowerState, Greeting, Officers
+from hsmvault.regions.ports import Greeting, Officers
 from hsmvault.replication.v1 import replication_service_pb2 as pb
-from hsmvault.vault.ports import Clock
+from hsmvault.vault.ports import Clock, FollowerState
 
 TASK_SECONDS: Final = 120.0
 """A ceremony's longest task generates an RSA-3072 key on a busy token: seconds."""

@@ -21,15 +21,7 @@ from hsmvault.regions.alarms import Alarms
 from hsmvault.regions.caught_up import CaughtUp
 from hsmvault.regions.heads import Anchors, HeadSigner
 from hsmvault.regions.operations import Operations
-from hsmvault.regions.ports import (
-    Executed,
-    FollowerState,
-    LogStore,
-    Officers,
-    Purging,
-    ReplicationState,
-    Workers,
-)
+from hsmvault.regions.ports import Executed, LogStore, Officers, Purging, Workers
 from hsmvault.regions.purge import SelfPurge
 from hsmvault.regions.registry import Registry
 from hsmvault.regions.remove import Removal
@@ -45,7 +37,7 @@ from hsmvault.replication.trust import Identity as Identity  # noqa: PLC0414
 from hsmvault.replication.trust import Trust
 from hsmvault.replication.vouching import Vouching
 from hsmvault.replication.watch import LogWatch
-from hsmvault.vault.ports import Clock
+from hsmvault.vault.ports import Clock, FollowerState, ReplicationState
 
 _LEAVE_AFTER: Final = 0.5
 """Seconds for the answer to reach the primary before the process is gone."""

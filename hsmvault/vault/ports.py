@@ -236,25 +236,28 @@ class Awaited:
 
 
 @dataclass(frozen=True, slots=True)
-class Follower:
+class FollowerState:
     """How far one extended region has come, as the pool manager knows it."""
 
     region: str
     connected: bool
     watermark: str
+    """Position, as last acknowledged; empty: never since that process started."""
     lag_entries: int
     lag_ms: int
     last_sync_ms: int
+    """When it last had everything; 0: not since that process started."""
     migration_percent: int
 
 
 @dataclass(frozen=True, slots=True)
-class Replication:
+class ReplicationState:
     """What the pool manager knows about the links of this region."""
 
     primary_reachable: bool
     """True in the primary itself."""
-    followers: tuple[Follower, ...] = ()
+    followers: tuple[FollowerState, ...] = ()
+    """On the primary: all extended regions. On an extended region: itself."""
     alarms: tuple[str, ...] = ()
 
 

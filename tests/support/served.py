@@ -55,7 +55,7 @@ from hsmvault.vault.ports import (
     Material,
     PartitionState,
     RemovalOrder,
-    Replication,
+    ReplicationState,
 )
 from tests.support.fakes import FakeHsm
 
@@ -105,8 +105,8 @@ class FakeManager:
         self.asked.append(("await", str(position), regions))
         return self.awaited
 
-    def replication(self) -> Replication:
-        return Replication(primary_reachable=self.primary is not None)
+    def replication(self) -> ReplicationState:
+        return ReplicationState(primary_reachable=self.primary is not None)
 
     def add_region(self, record: bytes, *, principal: str) -> Executed:
         self.asked.append(("add", principal))
