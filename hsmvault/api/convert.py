@@ -11,16 +11,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hsmvault.model import algorithms
 from hsmvault.model.access import RoleDefinition
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.algorithms import Operation
 from hsmvault.model.errors import InvalidRequest
+from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.lifecycle import RegionState
-from hsmvault.model.records import (
-    AssignmentRecord,
-    KeyRecord,
-    PartitionCard,
-    RegionRecord,
-    VersionRecord,
-)
+from hsmvault.model.vault_records import PartitionCard, RegionRecord
 from hsmvault.v1 import resources_pb2 as pb
 from hsmvault.vault.checked import Found
 from hsmvault.vault.settings import KeyPatch, KeySettings

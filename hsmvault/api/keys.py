@@ -11,8 +11,8 @@ from hsmvault.api.dispatch import Call, requested
 from hsmvault.api.permissions import key_or_version
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import InvalidRequest
+from hsmvault.model.key_records import VersionRecord
 from hsmvault.model.names import KeyName, VersionName
-from hsmvault.model.records import VersionRecord
 from hsmvault.v1 import key_service_pb2 as pb
 from hsmvault.v1 import resources_pb2
 from hsmvault.vault.catalogue import Catalogue, page_size

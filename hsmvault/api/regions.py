@@ -18,7 +18,7 @@ from hsmvault.model.errors import (
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Position
 from hsmvault.model.names import RegionName
-from hsmvault.model.records import RegionRecord
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.card import Card
 from hsmvault.regions.ports import Executed
 from hsmvault.v1 import region_service_pb2 as pb

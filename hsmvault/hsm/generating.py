@@ -21,7 +21,7 @@ from hsmvault.hsm.templates import (
 from hsmvault.model.algorithms import KeySpec, KeyType
 from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.material import Generated
-from hsmvault.model.records import (
+from hsmvault.model.stored import (
     KWP,
     WRAPPED_BYTES_MAX,
     WrappedKey,

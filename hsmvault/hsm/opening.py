@@ -25,7 +25,7 @@ from hsmvault.hsm.templates import (
 from hsmvault.model.algorithms import Algorithm, KeySpec, KeyType
 from hsmvault.model.errors import IntegrityFailure, VaultError, WrappedKeyInvalid
 from hsmvault.model.material import Material
-from hsmvault.model.records import KWP, WrappedKey, region_key_name
+from hsmvault.model.stored import KWP, WrappedKey, region_key_name
 
 _KWP_MORE: Final = 8
 _PROOF: Final = SIGNING[Algorithm.ES256]

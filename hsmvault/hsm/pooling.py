@@ -18,7 +18,7 @@ from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import IntegrityFailure, WrappedKeyInvalid
 from hsmvault.model.log import Epoch, Head, Position
 from hsmvault.model.material import Material
-from hsmvault.model.records import WrappedKey, pair_key_name
+from hsmvault.model.stored import WrappedKey, pair_key_name
 
 _PAIR_PARTS: Final = 3
 """`pair/{sender}/{receiver}`."""

@@ -4,7 +4,7 @@ from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.model.algorithms import Curve, KeySpec, KeyType
 from hsmvault.model.log import Epoch, Head, Position
 from hsmvault.model.material import Material
-from hsmvault.model.records import WrappedKey
+from hsmvault.model.stored import WrappedKey
 
 
 def material_message(material: Material) -> pb.Material:

@@ -13,7 +13,7 @@ from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
 from hsmvault.model.errors import Overloaded, Unavailable
 from hsmvault.model.log import Head
 from hsmvault.model.material import Material
-from hsmvault.model.records import WrappedKey
+from hsmvault.model.stored import WrappedKey
 from hsmvault.regions.layout import PARTITIONS, Layout
 from hsmvault.regions.ports import Arrived, Executed
 from hsmvault.vault.ports import PartitionState

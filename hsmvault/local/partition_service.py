@@ -12,7 +12,7 @@ from hsmvault.local.ports import PartitionDuties
 from hsmvault.local.status import told
 from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
-from hsmvault.model.records import WrappedKey
+from hsmvault.model.stored import WrappedKey
 
 
 class PartitionService(pb_grpc.PartitionWorkServicer):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from hsmvault.model.algorithms import KeySpec
-from hsmvault.model.records import WrappedKey
+from hsmvault.model.stored import WrappedKey
 
 
 @dataclass(frozen=True, slots=True)

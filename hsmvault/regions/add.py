@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from hsmvault.model.errors import AlreadyExists, InvalidRequest, RegionBusy, WrongState
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.names import RegionName
-from hsmvault.model.records import RegionRecord, VaultRecord
+from hsmvault.model.vault_records import RegionRecord, VaultRecord
 from hsmvault.regions.ports import Greeting
 
 IN_FLIGHT = frozenset(

@@ -12,7 +12,7 @@ from hsmvault.model.errors import InvalidRequest
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import packed
 from hsmvault.model.names import RegionName
-from hsmvault.model.records import PartitionCard, RegionRecord
+from hsmvault.model.vault_records import PartitionCard, RegionRecord
 
 CARD_BYTES_MAX: Final = 64 * 1024
 """Three partitions and a certificate take 2 KiB; nothing honest comes near this."""

@@ -3,9 +3,10 @@
 import dataclasses
 
 from hsmvault.model.errors import ChangedMeanwhile
+from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState, VersionState
 from hsmvault.model.log import Kind, Position
-from hsmvault.model.records import KeyRecord, StoredRecord, VersionRecord
+from hsmvault.model.stored import StoredRecord
 from hsmvault.regions.ports import LogStore, Peers
 from hsmvault.regions.registry import Registry
 from hsmvault.telemetry import Event, report

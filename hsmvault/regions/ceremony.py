@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
 
-from hsmvault.model.records import PartitionCard, RegionRecord
+from hsmvault.model.vault_records import PartitionCard, RegionRecord
 from hsmvault.regions.ports import Officers
 from hsmvault.telemetry import Event, report
 

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from hsmvault.model.access import ADMINISTRATOR
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import InvalidRequest
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import GENESIS, Epoch, Kind, Position
-from hsmvault.model.records import (
-    AssignmentRecord,
-    EpochRecord,
-    Record,
-    StoredRecord,
-    VaultRecord,
-)
+from hsmvault.model.record import Record
+from hsmvault.model.stored import StoredRecord
+from hsmvault.model.vault_records import EpochRecord, VaultRecord
 from hsmvault.regions.card import Card
 from hsmvault.vault.ports import Change
 

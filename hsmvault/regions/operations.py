@@ -19,7 +19,7 @@ from hsmvault.model.errors import (
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Position
 from hsmvault.model.orders import RemovalOrder
-from hsmvault.model.records import RegionRecord
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.add import IN_FLIGHT, addable, unfit
 from hsmvault.regions.alarms import Alarms
 from hsmvault.regions.caught_up import CaughtUp

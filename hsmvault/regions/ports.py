@@ -11,7 +11,8 @@ from typing import Protocol
 
 from hsmvault.model.log import Entry, Head, Kind, Position
 from hsmvault.model.orders import RemovalOrder
-from hsmvault.model.records import EpochRecord, StoredRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
+from hsmvault.model.vault_records import EpochRecord
 from hsmvault.store.lines import RequestAt, SnapshotItem
 from hsmvault.vault.ports import Material, ReplicationState, Store
 

@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from hsmvault.model.access import Permission, allowed
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import (
     AccessDenied,
     ConfigurationError,
@@ -25,7 +26,7 @@ from hsmvault.model.errors import (
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, SignedHead, chain
 from hsmvault.model.orders import ORDER_MS, RemovalOrder
-from hsmvault.model.records import AssignmentRecord, RegionRecord
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.ports import Officers, Purging, Workers
 from hsmvault.regions.registry import Registry
 from hsmvault.regions.signatures import signed_by, signed_by_certificate

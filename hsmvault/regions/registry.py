@@ -15,7 +15,9 @@ from hsmvault.model.errors import (
 )
 from hsmvault.model.lifecycle import RECEIVING, REGION_NEXT, RegionState
 from hsmvault.model.log import Kind, Position
-from hsmvault.model.records import Record, RegionRecord, StoredRecord, VaultRecord
+from hsmvault.model.record import Record
+from hsmvault.model.stored import StoredRecord
+from hsmvault.model.vault_records import RegionRecord, VaultRecord
 from hsmvault.regions.ports import LogStore, Workers
 from hsmvault.telemetry import Event, report
 from hsmvault.vault.ports import Change, Clock, Expect

@@ -16,7 +16,7 @@ from hsmvault.model.errors import (
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import GENESIS, Head, Position
 from hsmvault.model.orders import ORDER_MS, RemovalOrder
-from hsmvault.model.records import RegionRecord
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.add import IN_FLIGHT
 from hsmvault.regions.heads import HeadSigner
 from hsmvault.regions.ports import LogStore, Peers, Workers

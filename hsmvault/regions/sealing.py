@@ -4,9 +4,10 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
+from hsmvault.model.key_records import VersionRecord
 from hsmvault.model.log import Kind
 from hsmvault.model.material import Material
-from hsmvault.model.records import StoredRecord, VersionRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
 from hsmvault.regions.batches import in_batches
 from hsmvault.regions.ports import LogStore, Workers
 from hsmvault.regions.registry import Registry

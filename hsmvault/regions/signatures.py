@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from hsmvault.model.records import RegionRecord
+from hsmvault.model.vault_records import RegionRecord
 
 _RAW: Final = 64
 """An ECDSA P-256 signature as r‖s."""

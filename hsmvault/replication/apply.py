@@ -16,18 +16,13 @@ from hsmvault.model.errors import (
     StaleEpoch,
     TwoHistories,
 )
+from hsmvault.model.key_records import VersionRecord
 from hsmvault.model.log import Entry, Head, Kind, chain
 from hsmvault.model.material import Material
-from hsmvault.model.records import (
-    Record,
-    RegionRecord,
-    StoredRecord,
-    VaultRecord,
-    VersionRecord,
-    WrappedKey,
-    pair_key_name,
-    read,
-)
+from hsmvault.model.record import Record
+from hsmvault.model.records import read
+from hsmvault.model.stored import StoredRecord, WrappedKey, pair_key_name
+from hsmvault.model.vault_records import RegionRecord, VaultRecord
 from hsmvault.regions.batches import in_batches
 from hsmvault.regions.card import Card
 from hsmvault.regions.ports import Arrived, LogStore, Workers

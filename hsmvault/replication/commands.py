@@ -16,7 +16,7 @@ from hsmvault.model.errors import (
     RegionNotReady,
     VaultError,
 )
-from hsmvault.model.records import RegionRecord
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.ports import Officers
 from hsmvault.replication.links import failure
 from hsmvault.replication.trust import LINKABLE, Trust

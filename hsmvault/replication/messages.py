@@ -15,12 +15,8 @@ from hsmvault.model.log import (
     RequestMark,
     SignedHead,
 )
-from hsmvault.model.records import (
-    WRAPPED_BYTES_MAX,
-    EpochRecord,
-    StoredRecord,
-    WrappedKey,
-)
+from hsmvault.model.stored import WRAPPED_BYTES_MAX, StoredRecord, WrappedKey
+from hsmvault.model.vault_records import EpochRecord
 from hsmvault.regions.ports import Executed
 from hsmvault.replication.v1 import replication_service_pb2 as pb
 from hsmvault.store.lines import RequestAt, SnapshotItem

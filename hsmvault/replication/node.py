@@ -16,7 +16,7 @@ from hsmvault.model.errors import InvalidRequest, VaultError
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Position
 from hsmvault.model.orders import RemovalOrder
-from hsmvault.model.records import RegionRecord
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.alarms import Alarms
 from hsmvault.regions.caught_up import CaughtUp
 from hsmvault.regions.heads import Anchors, HeadSigner

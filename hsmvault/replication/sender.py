@@ -6,9 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from hsmvault.model.errors import AccessDenied, LogCompacted, Unavailable
+from hsmvault.model.key_records import VersionRecord
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Entry, Head, Kind
-from hsmvault.model.records import RegionRecord, VersionRecord
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.heads import HeadSigner
 from hsmvault.regions.ports import LogStore
 from hsmvault.regions.registry import Registry

@@ -23,7 +23,7 @@ from hsmvault.model.errors import (
 )
 from hsmvault.model.lifecycle import RECEIVING
 from hsmvault.model.log import Head
-from hsmvault.model.records import RegionRecord
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.alarms import Alarms
 from hsmvault.regions.ports import Greeting, LogStore, Workers
 from hsmvault.replication.links import FollowerLink, Links

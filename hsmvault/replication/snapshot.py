@@ -22,7 +22,8 @@ from google.protobuf.message import DecodeError
 
 from hsmvault.model.errors import IntegrityFailure, LogCompacted, NotFound
 from hsmvault.model.log import Head, packed
-from hsmvault.model.records import RegionRecord, StoredRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.ports import LogStore, Workers
 from hsmvault.replication.messages import head_in, head_out, put_item
 from hsmvault.replication.v1 import replication_service_pb2 as pb

@@ -21,7 +21,7 @@ from hsmvault.model.errors import (
 )
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Kind
-from hsmvault.model.records import RegionRecord
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.card import Card
 from hsmvault.regions.registry import Registry
 

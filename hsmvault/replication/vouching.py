@@ -10,7 +10,7 @@ from typing import Final
 
 from hsmvault.model.errors import IntegrityFailure, Unavailable
 from hsmvault.model.log import Entry
-from hsmvault.model.records import StoredRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
 from hsmvault.regions.ports import LogStore
 from hsmvault.regions.registry import Registry
 from hsmvault.store.schema import place_of

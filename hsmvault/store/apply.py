@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from hsmvault.model.errors import IntegrityFailure, TwoHistories
 from hsmvault.model.log import Entry, Head
-from hsmvault.model.records import StoredRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
 from hsmvault.store import log, state, wrapped
 
 

@@ -7,7 +7,7 @@ that both mean the same where they meet, in `server`.
 from typing import Protocol
 
 from hsmvault.model.log import Epoch
-from hsmvault.model.records import StoredRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
 
 
 class Change(Protocol):

@@ -16,6 +16,7 @@ from hsmvault.model.errors import (
     NotPrimary,
     StaleEpoch,
 )
+from hsmvault.model.key_records import TombstoneRecord
 from hsmvault.model.log import (
     ACCESS_KINDS,
     Entry,
@@ -25,7 +26,8 @@ from hsmvault.model.log import (
     Position,
     RequestMark,
 )
-from hsmvault.model.records import EpochRecord, StoredRecord, TombstoneRecord
+from hsmvault.model.stored import StoredRecord
+from hsmvault.model.vault_records import EpochRecord
 from hsmvault.store import log, state, wrapped
 from hsmvault.store.changes import Change, Expect
 from hsmvault.store.schema import requests

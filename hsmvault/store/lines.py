@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.log import Epoch, Head, Kind, Position, RequestMark
-from hsmvault.model.records import StoredRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from hsmvault.model.log import (
     RequestMark,
     chain,
 )
-from hsmvault.model.records import EpochRecord
+from hsmvault.model.vault_records import EpochRecord
 from hsmvault.store.schema import fork_of, log, meta, requests, state
 
 _BASE: Final = "base"

@@ -14,17 +14,12 @@ from sqlalchemy import (
 )
 
 from hsmvault.model.errors import IntegrityFailure
+from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.log import Kind
-from hsmvault.model.records import (
-    EpochRecord,
-    KeyRecord,
-    Record,
-    RegionRecord,
-    StoredRecord,
-    TombstoneRecord,
-    VersionRecord,
-    read,
-)
+from hsmvault.model.record import Record
+from hsmvault.model.records import read
+from hsmvault.model.stored import StoredRecord
+from hsmvault.model.vault_records import EpochRecord, RegionRecord
 
 REVISION: Final = "0001"
 """The newest migration. A test holds it equal to what Alembic finds in migrations/."""

@@ -8,7 +8,8 @@ from sqlalchemy import Connection, Table, delete, insert, select
 
 from hsmvault.model.errors import IntegrityFailure, NotFound, TwoHistories
 from hsmvault.model.log import Head, Kind, RequestMark
-from hsmvault.model.records import EpochRecord, StoredRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
+from hsmvault.model.vault_records import EpochRecord
 from hsmvault.store import log, wrapped
 from hsmvault.store.lines import RequestAt, SnapshotItem
 from hsmvault.store.schema import fork_of, meta, opened, requests, row_of, staged, state

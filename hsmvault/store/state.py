@@ -24,8 +24,10 @@ from sqlalchemy import (
 )
 
 from hsmvault.model.errors import IntegrityFailure
+from hsmvault.model.key_records import KeyRecord, TombstoneRecord
 from hsmvault.model.log import Kind
-from hsmvault.model.records import KeyRecord, StoredRecord, TombstoneRecord, read
+from hsmvault.model.records import read
+from hsmvault.model.stored import StoredRecord
 from hsmvault.store import log as history
 from hsmvault.store.schema import (
     USUAL,

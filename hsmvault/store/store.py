@@ -14,7 +14,8 @@ from sqlalchemy import delete, func, select
 
 from hsmvault.model.errors import TwoHistories, VaultError
 from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, RequestMark
-from hsmvault.model.records import EpochRecord, StoredRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
+from hsmvault.model.vault_records import EpochRecord
 from hsmvault.store import apply as following
 from hsmvault.store import commit as writing
 from hsmvault.store import log, snapshot, wrapped

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 from hsmvault.model.log import Kind
-from hsmvault.model.records import WrappedKey
+from hsmvault.model.stored import WrappedKey
 from hsmvault.store.schema import state, wrapped
 from hsmvault.store.state import ROWS
 

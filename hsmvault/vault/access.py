@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from hsmvault.model.access import ADMINISTRATOR, BUILT_IN, RoleDefinition, Scope
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import (
     AccessDenied,
     AlreadyExists,
@@ -20,7 +21,6 @@ from hsmvault.model.errors import (
     NotFound,
 )
 from hsmvault.model.names import RoleAssignmentName, RoleDefinitionName
-from hsmvault.model.records import AssignmentRecord
 from hsmvault.vault.checked import Found
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import Clock, Store

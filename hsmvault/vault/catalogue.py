@@ -6,10 +6,10 @@ from typing import Final
 
 from hsmvault.model.algorithms import KeyType
 from hsmvault.model.errors import InvalidRequest, NotFound
+from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState
 from hsmvault.model.log import Kind
 from hsmvault.model.names import KeyName
-from hsmvault.model.records import KeyRecord, VersionRecord
 from hsmvault.vault.checked import Found
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import Store

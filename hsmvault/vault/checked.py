@@ -4,20 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import IntegrityFailure
+from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.log import Kind, Position
-from hsmvault.model.records import (
-    AssignmentRecord,
-    EpochRecord,
-    KeyRecord,
-    Record,
-    RegionRecord,
-    StoredRecord,
-    TombstoneRecord,
-    VaultRecord,
-    VersionRecord,
-    etag,
-)
+from hsmvault.model.record import Record, etag
+from hsmvault.model.stored import StoredRecord
+from hsmvault.model.vault_records import EpochRecord, RegionRecord, VaultRecord
 from hsmvault.vault.ports import Hsm
 
 R = TypeVar("R", bound=Record)

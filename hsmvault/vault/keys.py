@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import AlreadyExists, KeyNotEnabled, NotFound
+from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState, VersionState
 from hsmvault.model.names import KeyName
-from hsmvault.model.records import KeyRecord, VersionRecord, WrappedKey
+from hsmvault.model.stored import WrappedKey
 from hsmvault.vault.checked import Found
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import Clock, Hsm, Material, Store, Witness

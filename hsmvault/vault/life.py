@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from hsmvault.model.errors import DeletionProtected, NotFound, PurgeTooEarly
+from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState, Step, after
 from hsmvault.model.names import KeyName, VersionName
-from hsmvault.model.records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.vault.catalogue import Catalogue
 from hsmvault.vault.checked import Found
 from hsmvault.vault.memory import Memory

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Final, TypeVar
 
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import (
     IntegrityFailure,
     LogCompacted,
@@ -27,17 +28,11 @@ from hsmvault.model.errors import (
     StoreBehind,
     TwoHistories,
 )
+from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.log import ACCESS_KINDS, Epoch, Head, Kind, Position
-from hsmvault.model.records import (
-    AssignmentRecord,
-    EpochRecord,
-    KeyRecord,
-    Record,
-    RegionRecord,
-    StoredRecord,
-    VaultRecord,
-    VersionRecord,
-)
+from hsmvault.model.record import Record
+from hsmvault.model.stored import StoredRecord
+from hsmvault.model.vault_records import EpochRecord, RegionRecord, VaultRecord
 from hsmvault.vault.checked import Found, check
 from hsmvault.vault.ports import Hsm, Material, Store
 from hsmvault.vault.ring import Held, Ring, Version

@@ -15,7 +15,7 @@ from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, RequestMark
 from hsmvault.model.material import Generated as Generated  # noqa: PLC0414
 from hsmvault.model.material import Material as Material  # noqa: PLC0414
 from hsmvault.model.material import Sealed as Sealed  # noqa: PLC0414
-from hsmvault.model.records import StoredRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
 
 
 class Hsm(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from hsmvault.model.records import KeyRecord, VersionRecord
+from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.vault.checked import Found
 from hsmvault.vault.ports import Material
 

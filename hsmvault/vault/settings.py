@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 from hsmvault.model.algorithms import KeySpec, Operation, require_one_role
 from hsmvault.model.errors import InvalidRequest
-from hsmvault.model.records import KeyRecord
+from hsmvault.model.key_records import KeyRecord
 
 T = TypeVar("T")
 

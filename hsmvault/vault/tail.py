@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hsmvault.model.errors import LogCompacted, TwoHistories
+from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState
 from hsmvault.model.log import ACCESS_KINDS, Entry, Head, Kind, chain
-from hsmvault.model.records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.vault.ports import Store
 
 PAGE: Final = 1000

@@ -10,15 +10,11 @@ from types import MappingProxyType
 from typing import Final, Self
 
 from hsmvault.model.access import Permission, RoleAssignment, Scope, allowed
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import AccessDenied, NotPrimary
 from hsmvault.model.lifecycle import RECEIVING
 from hsmvault.model.log import Epoch, Head, Position
-from hsmvault.model.records import (
-    AssignmentRecord,
-    EpochRecord,
-    RegionRecord,
-    VaultRecord,
-)
+from hsmvault.model.vault_records import EpochRecord, RegionRecord, VaultRecord
 from hsmvault.vault.checked import Found
 
 DECISIONS_MAX: Final = 16_384

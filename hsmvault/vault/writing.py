@@ -17,8 +17,10 @@ from hsmvault.model.errors import (
     LogCompacted,
     StaleEpoch,
 )
+from hsmvault.model.key_records import KeyRecord
 from hsmvault.model.log import Position, RequestMark
-from hsmvault.model.records import KeyRecord, Record, StoredRecord, WrappedKey
+from hsmvault.model.record import Record
+from hsmvault.model.stored import StoredRecord, WrappedKey
 from hsmvault.vault.checked import KINDS, Found
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import Change, Clock, Expect, Hsm, Store

@@ -17,7 +17,7 @@ from hsmvault.hsm import labels
 from hsmvault.hsm.transcript import Context, Offer
 from hsmvault.model.errors import IntegrityFailure, RegionNotReady, VaultError
 from hsmvault.model.lifecycle import RegionState
-from hsmvault.model.records import PartitionCard, RegionRecord
+from hsmvault.model.vault_records import PartitionCard, RegionRecord
 from hsmvault.regions.ceremony import Party, make_pair_keys
 from hsmvault.replication.links import outcome
 from tests.support.softhsm import VAULT, Officers, RegionTokens, clone

@@ -12,13 +12,9 @@ import pytest
 
 from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.log import Head, Kind, SignedHead
-from hsmvault.model.records import (
-    PartitionCard,
-    Record,
-    RegionRecord,
-    StoredRecord,
-    VaultRecord,
-)
+from hsmvault.model.record import Record
+from hsmvault.model.stored import StoredRecord
+from hsmvault.model.vault_records import PartitionCard, RegionRecord, VaultRecord
 from hsmvault.regions.certificates import Authority, private_identity
 from hsmvault.regions.registry import Registry
 from hsmvault.replication.apply import Applier

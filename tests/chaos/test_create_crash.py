@@ -16,9 +16,9 @@ import pytest
 from hsmvault.model.access import Permission
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import WrappedKeyInvalid
+from hsmvault.model.key_records import KeyRecord
 from hsmvault.model.log import Epoch, Kind
 from hsmvault.model.names import KeyName
-from hsmvault.model.records import KeyRecord
 from hsmvault.store.store import Store
 from hsmvault.vault.crypto import Crypto
 from hsmvault.vault.keys import KeyMaker

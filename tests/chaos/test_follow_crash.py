@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hsmvault.model.errors import Unavailable
+from hsmvault.model.key_records import VersionRecord
 from hsmvault.model.lifecycle import RegionState
-from hsmvault.model.records import VersionRecord
 from hsmvault.replication import sender, snapshot
 from tests.support.nodes import Cable, TestVault, added, digest, until
 

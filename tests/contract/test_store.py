@@ -16,7 +16,7 @@ from hsmvault.model.errors import (
     StaleEpoch,
 )
 from hsmvault.model.log import ACCESS_KINDS, GENESIS, Epoch, Kind, chain
-from hsmvault.model.records import EpochRecord
+from hsmvault.model.vault_records import EpochRecord
 from hsmvault.store.store import Store
 from hsmvault.vault import ports
 from tests.support.stored import (

@@ -16,8 +16,9 @@ from hypothesis.stateful import (
 )
 
 from hsmvault.model.errors import AlreadyExists, ChangedMeanwhile
+from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.log import Head, Kind
-from hsmvault.model.records import KeyRecord, StoredRecord, VersionRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
 from hsmvault.store.lines import RequestAt
 from hsmvault.store.store import Store
 from tests.support.stored import (

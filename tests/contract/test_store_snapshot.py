@@ -13,7 +13,7 @@ from hsmvault.model.errors import (
     TwoHistories,
 )
 from hsmvault.model.log import ACCESS_KINDS, Epoch, Head, Kind
-from hsmvault.model.records import StoredRecord, WrappedKey
+from hsmvault.model.stored import StoredRecord, WrappedKey
 from hsmvault.store.lines import RequestAt, SnapshotItem, line, parse
 from hsmvault.store.store import Store
 from tests.support.stored import (

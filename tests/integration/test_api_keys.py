@@ -15,7 +15,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hsmvault.model.log import Position
-from hsmvault.model.records import VaultRecord
+from hsmvault.model.vault_records import VaultRecord
 from hsmvault.v1.key_service_pb2 import (
     CreateKeyRequest,
     DeleteKeyRequest,

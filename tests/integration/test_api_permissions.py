@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from hsmvault.api.permissions import RULES
 from hsmvault.model.access import CRYPTO_USER
-from hsmvault.model.records import RegionRecord
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.card import Card
 from hsmvault.v1 import access_service_pb2 as access
 from hsmvault.v1 import crypto_service_pb2 as crypto

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hsmvault import config
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import (
     AlreadyExists,
     ConfigurationError,
@@ -20,7 +21,7 @@ from hsmvault.model.errors import (
     WrongState,
 )
 from hsmvault.model.log import Kind
-from hsmvault.model.records import AssignmentRecord, RegionRecord, VaultRecord
+from hsmvault.model.vault_records import RegionRecord, VaultRecord
 from hsmvault.regions.birth import RegionPlan
 from hsmvault.regions.card import Card
 from hsmvault.regions.certificates import add_caller

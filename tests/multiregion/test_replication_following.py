@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from hsmvault.model.errors import InvalidRequest, PrimaryUnavailable, Unavailable
+from hsmvault.model.key_records import VersionRecord
 from hsmvault.model.lifecycle import RegionState, VersionState
 from hsmvault.model.log import Kind
-from hsmvault.model.records import VersionRecord
 from hsmvault.replication import snapshot
 from tests.support.nodes import Cable, TestVault, added, digest, two_regions, until
 

@@ -13,9 +13,9 @@ import grpc
 import pytest
 
 from hsmvault.model.errors import IntegrityFailure, StaleEpoch, TwoHistories, VaultError
+from hsmvault.model.key_records import VersionRecord
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Head, Kind, SignedHead, chain
-from hsmvault.model.records import VersionRecord
 from hsmvault.regions.certificates import private_identity
 from hsmvault.regions.registry import Registry
 from hsmvault.replication.apply import Applier

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from hsmvault.model.access import CRYPTO_OFFICER
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import (
     AccessDenied,
     AlreadyExists,
@@ -22,10 +23,11 @@ from hsmvault.model.errors import (
     VaultError,
     WrongState,
 )
+from hsmvault.model.key_records import VersionRecord
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Head, Kind
 from hsmvault.model.orders import ORDER_MS, RemovalOrder
-from hsmvault.model.records import AssignmentRecord, VersionRecord, pair_key_name
+from hsmvault.model.stored import pair_key_name
 from hsmvault.regions.certificates import Authority
 from hsmvault.regions.heads import HeadSigner
 from hsmvault.regions.purge import order_facts

@@ -10,10 +10,10 @@ import secrets
 import pytest
 
 from hsmvault.model.access import ADMINISTRATOR
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Kind
-from hsmvault.model.records import AssignmentRecord
 from hsmvault.vault.ports import Change
 from tests.support.nodes import TestVault, added, digest, now_ms, two_regions, until
 

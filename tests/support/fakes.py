@@ -39,7 +39,7 @@ from hsmvault.model.errors import (
 )
 from hsmvault.model.log import Head
 from hsmvault.model.material import Generated, Material, Sealed
-from hsmvault.model.records import KWP, WrappedKey, pair_key_name, region_key_name
+from hsmvault.model.stored import KWP, WrappedKey, pair_key_name, region_key_name
 
 Secret: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | bytes
 

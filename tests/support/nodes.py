@@ -24,19 +24,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import Unavailable, WrappedKeyInvalid
+from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.lifecycle import RECEIVING, RegionState, VersionState
 from hsmvault.model.log import Head, Kind, Position
 from hsmvault.model.material import Material
 from hsmvault.model.orders import RemovalOrder
-from hsmvault.model.records import (
-    KeyRecord,
-    Record,
-    RegionRecord,
-    StoredRecord,
-    VersionRecord,
-    WrappedKey,
-    pair_key_name,
-)
+from hsmvault.model.record import Record
+from hsmvault.model.stored import StoredRecord, WrappedKey, pair_key_name
+from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.card import Card, CardPartition
 from hsmvault.regions.certificates import Authority, Certified, private_identity
 from hsmvault.regions.genesis import VaultPlan, found

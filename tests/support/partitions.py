@@ -23,7 +23,7 @@ from hsmvault.hsm.partition import Partition
 from hsmvault.hsm.session import Session
 from hsmvault.model.algorithms import USES, Algorithm, KeySpec, Operation
 from hsmvault.model.material import Material
-from hsmvault.model.records import WrappedKey
+from hsmvault.model.stored import WrappedKey
 from hsmvault.vault.ports import Hsm, PoolHsm
 from tests.support.fakes import FakeHsm
 from tests.support.softhsm import MODULE, Officers, Token, birth_pair, birth_region

@@ -25,18 +25,13 @@ from hsmvault.model.access import (
     CRYPTO_USER,
     RoleDefinition,
 )
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import PrimaryUnknown
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import GENESIS, Epoch, Kind, Position
-from hsmvault.model.records import (
-    AssignmentRecord,
-    EpochRecord,
-    Record,
-    RegionRecord,
-    StoredRecord,
-    VaultRecord,
-    WrappedKey,
-)
+from hsmvault.model.record import Record
+from hsmvault.model.stored import StoredRecord, WrappedKey
+from hsmvault.model.vault_records import EpochRecord, RegionRecord, VaultRecord
 from hsmvault.regions.certificates import Authority, Certified
 from hsmvault.regions.ports import Executed
 from hsmvault.store.store import Store

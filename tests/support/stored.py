@@ -7,24 +7,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.algorithms import Curve, KeySpec, KeyType, Operation
+from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState, RegionState, VersionState
 from hsmvault.model.log import GENESIS, Entry, Epoch, Kind, Position, RequestMark, chain
-from hsmvault.model.records import (
+from hsmvault.model.record import Record
+from hsmvault.model.stored import (
     KWP,
-    AssignmentRecord,
-    EpochRecord,
-    KeyRecord,
-    Record,
-    RegionRecord,
     StoredRecord,
-    TombstoneRecord,
-    VaultRecord,
-    VersionRecord,
     WrappedKey,
     pair_key_name,
     region_key_name,
 )
+from hsmvault.model.vault_records import EpochRecord, RegionRecord, VaultRecord
 from hsmvault.store.store import Store
 from hsmvault.vault.ports import Change, Expect
 

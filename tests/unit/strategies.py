@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from hsmvault.model.access import BUILT_IN
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.algorithms import (
     CURVE_BITS,
     SIZES,
@@ -12,19 +13,16 @@ from hsmvault.model.algorithms import (
     KeyType,
     Operation,
 )
+from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState, RegionState, VersionState
 from hsmvault.model.log import Entry, Epoch, Kind, Position, RequestMark
 from hsmvault.model.names import KeyName
-from hsmvault.model.records import (
-    AssignmentRecord,
+from hsmvault.model.record import Record
+from hsmvault.model.vault_records import (
     EpochRecord,
-    KeyRecord,
     PartitionCard,
-    Record,
     RegionRecord,
-    TombstoneRecord,
     VaultRecord,
-    VersionRecord,
 )
 
 SPECS = [

@@ -9,17 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsmvault.model.errors import IntegrityFailure
+from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.log import Kind
-from hsmvault.model.records import (
-    TYPES,
-    KeyRecord,
-    Record,
+from hsmvault.model.record import Record, etag
+from hsmvault.model.records import TYPES, read
+from hsmvault.model.stored import (
     StoredRecord,
-    VersionRecord,
     WrappedKey,
-    etag,
     pair_key_name,
-    read,
     region_key_name,
 )
 from tests.unit import strategies as some

@@ -15,7 +15,7 @@ from hsmvault.model.errors import (
 )
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Epoch, Head, Position
-from hsmvault.model.records import PartitionCard, RegionRecord, VaultRecord
+from hsmvault.model.vault_records import PartitionCard, RegionRecord, VaultRecord
 from hsmvault.regions.add import IN_FLIGHT, addable, unfit
 from hsmvault.regions.ports import Greeting
 

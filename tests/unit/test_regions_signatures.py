@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.orders import RemovalOrder, removal_statement
-from hsmvault.model.records import PartitionCard, RegionRecord
+from hsmvault.model.vault_records import PartitionCard, RegionRecord
 from hsmvault.regions.signatures import signed_by, signed_by_certificate
 from tests.support.fakes import FakeHsm
 

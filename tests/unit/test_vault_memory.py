@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hsmvault.model.access import CRYPTO_USER, Permission
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import (
     LogCompacted,
@@ -17,15 +18,10 @@ from hsmvault.model.errors import (
     StoreUnavailable,
     TwoHistories,
 )
+from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState
 from hsmvault.model.log import Epoch, Kind, Position
-from hsmvault.model.records import (
-    AssignmentRecord,
-    KeyRecord,
-    Record,
-    TombstoneRecord,
-    VersionRecord,
-)
+from hsmvault.model.record import Record
 from hsmvault.store.store import Store
 from hsmvault.vault import tail
 from hsmvault.vault.memory import Memory

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hsmvault.model.access import Permission
+from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import (
     AccessDenied,
@@ -18,7 +19,7 @@ from hsmvault.model.errors import (
 )
 from hsmvault.model.log import Epoch, Kind
 from hsmvault.model.names import KeyName
-from hsmvault.model.records import AssignmentRecord, Record
+from hsmvault.model.record import Record
 from hsmvault.store.store import Store
 from hsmvault.vault.catalogue import Catalogue
 from hsmvault.vault.keys import KeyMaker
