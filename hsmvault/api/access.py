@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from hsmvault.api import convert
 from hsmvault.api.dispatch import Call, requested
+from hsmvault.api.paging import Listing
 from hsmvault.model.access import BUILT_IN, Scope
 from hsmvault.model.names import RoleAssignmentName
 from hsmvault.v1 import access_service_pb2 as pb
@@ -19,17 +20,16 @@ class AccessServicer:
     keeper: AccessKeeper
 
     def list_role_definitions(
-        self, request: pb.ListRoleDefinitionsRequest, _call: Call
+        self, request: pb.ListRoleDefinitionsRequest, call: Call
     ) -> pb.ListRoleDefinitionsResponse:
         size = page_size(request.page_size)
-        start = convert.page_start(request.page_token, "roleDefinitions")
+        listing = Listing.of(call)
+        start = listing.start(request.page_token)
         names = sorted(name for name in BUILT_IN if name > start)
         more = len(names) > size
         return pb.ListRoleDefinitionsResponse(
             role_definitions=[convert.role(BUILT_IN[name]) for name in names[:size]],
-            next_page_token=convert.page_token("roleDefinitions", last=names[size - 1])
-            if more
-            else "",
+            next_page_token=listing.token(names[size - 1] if more else ""),
         )
 
     def get_role_assignment(
@@ -42,10 +42,10 @@ class AccessServicer:
         self, request: pb.ListRoleAssignmentsRequest, call: Call
     ) -> pb.ListRoleAssignmentsResponse:
         size = page_size(request.page_size)
-        about = ("roleAssignments", request.principal, request.scope)
+        listing = Listing.of(call, request.principal, request.scope)
         found = self.keeper.list(
             call.view,
-            after=convert.page_start(request.page_token, *about),
+            after=listing.start(request.page_token),
             limit=size + 1,
             principal=request.principal,
             scope=request.scope,
@@ -53,7 +53,7 @@ class AccessServicer:
         last = found[size - 1].record.name if len(found) > size else ""
         return pb.ListRoleAssignmentsResponse(
             role_assignments=[convert.assignment(f) for f in found[:size]],
-            next_page_token=convert.page_token(*about, last=last) if last else "",
+            next_page_token=listing.token(last),
         )
 
     def create_role_assignment(

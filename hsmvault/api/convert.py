@@ -1,7 +1,5 @@
 """Messages ↔ model, both ways, nothing else."""
 
-import base64
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -22,7 +20,6 @@ from hsmvault.vault.checked import Found
 from hsmvault.vault.settings import KeyPatch, KeySettings
 
 REQUEST_ID_MAX: Final = 64
-SEAL_BYTES: Final = 8
 SECONDS_MAX: Final = 253_402_300_799
 """The last second of the year 9999, where google.protobuf.Timestamp ends."""
 
@@ -226,31 +223,3 @@ def request_id(given: str) -> str:
             most=REQUEST_ID_MAX,
         )
     return given
-
-
-def page_token(*about: str, last: str) -> str:
-    """Make the token that continues after `last`, for this very listing."""
-    return base64.urlsafe_b64encode(_seal(about, last) + last.encode()).decode("ascii")
-
-
-def page_start(token: str, *about: str) -> str:
-    """Return where a listing goes on, or raise InvalidRequest."""
-    if not token:
-        return ""
-    try:
-        raw = base64.b64decode(token, altchars=b"-_", validate=True)
-        last = raw[SEAL_BYTES:].decode()
-        if raw[:SEAL_BYTES] == _seal(about, last):
-            return last
-    except ValueError:
-        # Neither base64 nor text: refused like any other that is not ours.
-        pass
-    raise InvalidRequest(
-        "page_token is not one of this listing; take it, unchanged, from the answer "
-        "before, and ask with the same parameters"
-    )
-
-
-def _seal(about: Sequence[str], last: str) -> bytes:
-    # Against mistakes, not against attack: a caller may begin a listing anywhere.
-    return hashlib.sha256("\0".join((*about, last)).encode()).digest()[:SEAL_BYTES]

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import serialization
 
 from hsmvault.api import convert
 from hsmvault.api.dispatch import Call, requested
+from hsmvault.api.paging import Listing
 from hsmvault.api.permissions import key_or_version
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import InvalidRequest
@@ -15,7 +16,7 @@ from hsmvault.model.key_records import VersionRecord
 from hsmvault.model.names import KeyName, VersionName
 from hsmvault.v1 import key_service_pb2 as pb
 from hsmvault.v1 import resources_pb2
-from hsmvault.vault.catalogue import Catalogue, page_size
+from hsmvault.vault.catalogue import Catalogue, page_size, place
 from hsmvault.vault.checked import Found
 from hsmvault.vault.keys import KeyMaker
 from hsmvault.vault.life import KeyLife
@@ -58,9 +59,9 @@ class KeyServicer:
 
     def list_keys(self, request: pb.ListKeysRequest, call: Call) -> pb.ListKeysResponse:
         size = page_size(request.page_size)
-        about = ("keys", str(request.show_deleted))
+        listing = Listing.of(call, str(request.show_deleted))
         found = self.catalogue.keys(
-            after=convert.page_start(request.page_token, *about),
+            after=listing.start(request.page_token),
             limit=size + 1,
             active=_sees_active(request, call),
             deleted=request.show_deleted,
@@ -68,24 +69,24 @@ class KeyServicer:
         last = found[size - 1].record.resource if len(found) > size else ""
         return pb.ListKeysResponse(
             keys=[convert.key(f) for f in found[:size]],
-            next_page_token=convert.page_token(*about, last=last) if last else "",
+            next_page_token=listing.token(last),
         )
 
     def list_key_versions(
-        self, request: pb.ListKeyVersionsRequest, _call: Call
+        self, request: pb.ListKeyVersionsRequest, call: Call
     ) -> pb.ListKeyVersionsResponse:
         name = KeyName.parse(request.parent)
         size = page_size(request.page_size)
-        about = ("versions", name.folded)
+        listing = Listing.of(call, name.folded)
         key, found = self.catalogue.versions(
             name,
-            after=convert.page_start(request.page_token, *about),
+            after=listing.start(request.page_token),
             limit=size + 1,
         )
-        last = found[size - 1].record.version if len(found) > size else ""
+        last = place(found[size - 1]) if len(found) > size else ""
         return pb.ListKeyVersionsResponse(
             key_versions=self._versions(found[:size], current=key.record.current),
-            next_page_token=convert.page_token(*about, last=last) if last else "",
+            next_page_token=listing.token(last),
         )
 
     def update_key(self, request: pb.UpdateKeyRequest, call: Call) -> resources_pb2.Key:

@@ -1,6 +1,6 @@
 """The records of the vault, its regions, and their reigns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hsmvault.model.lifecycle import RegionState
@@ -78,6 +78,8 @@ class VaultRecord(Record):
     primary_down_writes: str = "manual"
     region_limit: int = 3
     """How many extended regions there may be."""
+    page_key: bytes = field(kw_only=True, repr=False)
+    """AES-256: seals page tokens, so that any region goes on with another's."""
     client_ca: str = ""
     """PEM of the CA whose certificates identify callers."""
     client_crl: str = ""
@@ -105,9 +107,9 @@ class VaultRecord(Record):
     @classmethod
     def _typed(cls, fields: dict[str, Any]) -> dict[str, Any]:
         return fields | {
-            name: tuple(map(str, fields[name]))
-            for name in ("legacy_algorithms", "allowed_networks")
-            if name in fields
+            "page_key": bytes.fromhex(fields["page_key"]),
+            "legacy_algorithms": tuple(map(str, fields["legacy_algorithms"])),
+            "allowed_networks": tuple(map(str, fields["allowed_networks"])),
         }
 
 

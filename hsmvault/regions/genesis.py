@@ -17,6 +17,7 @@ from hsmvault.model.vault_records import EpochRecord, VaultRecord
 from hsmvault.regions.card import Card
 from hsmvault.vault.ports import Change
 
+PAGE_KEY_BYTES: Final = 32
 RETENTION_DAYS: Final = range(7, 91)
 
 
@@ -99,6 +100,7 @@ def _records(plan: VaultPlan, card: Card, time_ms: int) -> list[tuple[Kind, Reco
                 retention_days=plan.retention_days,
                 purge_protection=plan.purge_protection,
                 client_ca=plan.client_ca,
+                page_key=secrets.token_bytes(PAGE_KEY_BYTES),
             ),
         ),
         (

@@ -49,13 +49,10 @@ class Catalogue:
     def versions(
         self, name: KeyName, *, after: str, limit: int
     ) -> tuple[Found[KeyRecord], Sequence[Found[VersionRecord]]]:
-        """The key, and its versions oldest first, from beyond the version `after`."""
+        """The key, and its versions oldest first, from beyond the place `after`."""
         key = self.get(name)
         found = self.all_versions(key.record)
-        place = next(
-            (n + 1 for n, f in enumerate(found) if f.record.version == after), 0
-        )
-        return key, found[place : place + limit]
+        return key, [f for f in found if place(f) > after][:limit]
 
     def all_versions(self, key: KeyRecord) -> list[Found[VersionRecord]]:
         """Every version of a key, oldest first."""
@@ -70,7 +67,7 @@ class Catalogue:
             if len(rows) < PAGE_MAX:
                 break
         own = [f for f in found if f.record.incarnation == key.incarnation]
-        return sorted(own, key=lambda f: (f.record.create_ms, f.record.version))
+        return sorted(own, key=place)
 
     def version(self, name: KeyName, version: str | None) -> tuple[Held, Version]:
         """Return a version, by default the current one, or raise NotFound."""
@@ -92,6 +89,11 @@ class Catalogue:
                 "{name} is an oct key, which has no public half", name=name
             )
         return found
+
+
+def place(found: Found[VersionRecord]) -> str:
+    """Where a version stands among its key's: by age, and by id where equally old."""
+    return f"{found.record.create_ms:015d}/{found.record.version}"
 
 
 def page_size(given: int) -> int:

@@ -1,5 +1,6 @@
 """The life of keys over real gRPC, mTLS and SQLite."""
 
+import base64
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,6 +32,7 @@ from hsmvault.v1.key_service_pb2 import (
 )
 from hsmvault.v1.resources_pb2 import Key, KeySpec, KeyVersion
 from tests.support.served import (
+    PAGE_KEY,
     VAULT_ID,
     Served,
     genesis,
@@ -226,6 +228,35 @@ def test_a_page_token_is_good_for_its_own_listing_only(north: Served) -> None:
     other = ListKeyVersionsRequest(parent="keys/a", page_token=token)
     told = refusal(lambda: north.uma.keys.ListKeyVersions(other))
     assert told[0] is StatusCode.INVALID_ARGUMENT
+    hers = ListKeysRequest(page_token=token)
+    told = refusal(lambda: north.tom.keys.ListKeys(hers))
+    assert told[0] is StatusCode.INVALID_ARGUMENT
+
+
+def test_rs_03_no_page_token_can_be_read_or_forged(north: Served) -> None:
+    """By a caller who knows how tokens are made, and all but the vault's page key."""
+    for key_id in ("a", "secret-project", "z"):
+        make_key(north, key_id)
+
+    token = north.uma.keys.ListKeys(ListKeysRequest(page_size=2)).next_page_token
+
+    raw = base64.urlsafe_b64decode(token)
+    assert b"secret" not in raw
+    for place in range(len(raw)):
+        changed = bytes([*raw[:place], raw[place] ^ 1, *raw[place + 1 :]])
+        forged = base64.urlsafe_b64encode(changed).decode()
+        told = refusal(
+            partial(north.uma.keys.ListKeys, ListKeysRequest(page_token=forged))
+        )
+        assert told[0] is StatusCode.INVALID_ARGUMENT
+    for page_size in (-1, -(2**31)):
+        told = refusal(
+            partial(north.uma.keys.ListKeys, ListKeysRequest(page_size=page_size))
+        )
+        assert told[0] is StatusCode.INVALID_ARGUMENT
+    for page_size in (0, 2**31 - 1):
+        every = north.uma.keys.ListKeys(ListKeysRequest(page_size=page_size))
+        assert len(every.keys) == 3
 
 
 def test_an_update_changes_what_its_mask_names(north: Served) -> None:
@@ -447,7 +478,9 @@ def test_a_purged_key_is_gone_with_its_material(north: Served) -> None:
 
 def test_purge_protection_holds_until_retention_has_ended(tmp_path: Path) -> None:
     clock = Clock()
-    settings = VaultRecord(VAULT_ID, 1, 1, retention_days=7, purge_protection=True)
+    settings = VaultRecord(
+        VAULT_ID, 1, 1, retention_days=7, purge_protection=True, page_key=PAGE_KEY
+    )
     with served(tmp_path, records=genesis(settings=settings), clock=clock) as north:
         make_key(north, "a")
         _delete(north, "keys/a")

@@ -55,6 +55,7 @@ from hsmvault.vault.ports import (
 from tests.support.fakes import FakeHsm
 
 VAULT_ID = "0123456789abcdef0123456789abcdef"
+PAGE_KEY = bytes(range(32))
 ROLES = {
     "ada": ADMINISTRATOR,
     "olga": CRYPTO_OFFICER,
@@ -142,7 +143,7 @@ def region(
 
 def genesis(*others: Record, settings: VaultRecord | None = None) -> list[Record]:
     """The first records of a vault in `north`, with one caller per role."""
-    vault = settings or VaultRecord(VAULT_ID, 1, 1)
+    vault = settings or VaultRecord(VAULT_ID, 1, 1, page_key=PAGE_KEY)
     assignments = [
         AssignmentRecord(
             f"roleAssignments/{who}", 1, f"CN={who}", role.name, "/", 1, "CN=ada"

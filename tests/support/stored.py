@@ -103,7 +103,7 @@ def assignment(number: int, *, revision: int = 1) -> AssignmentRecord:
 def genesis() -> list[Change]:
     return [
         change(epoch(1, "north", 0, GENESIS)),
-        change(VaultRecord(VAULT_ID, 1, NOW)),
+        change(VaultRecord(VAULT_ID, 1, NOW, page_key=bytes(32))),
         change(region_record("north")),
         change(assignment(1)),
     ]

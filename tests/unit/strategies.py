@@ -141,6 +141,15 @@ _vaults = st.builds(
     purge_protection=st.booleans(),
     region_limit=st.integers(0, 10),
     client_ca=text,
+    client_crl=text,
+    legacy_algorithms=st.lists(text, max_size=3).map(tuple),
+    role_escalation=st.booleans(),
+    ecdsa_fault_guard=st.booleans(),
+    key_limit=st.integers(0, 2**53),
+    version_limit=st.integers(0, 2**53),
+    allowed_networks=st.lists(text, max_size=3).map(tuple),
+    rate_limit=st.integers(0, 2**53),
+    page_key=st.binary(min_size=32, max_size=32),
 )
 _epochs = st.builds(
     EpochRecord,

@@ -20,7 +20,9 @@ from hsmvault.regions.add import IN_FLIGHT, addable, unfit
 from hsmvault.regions.ports import Greeting
 
 NOW = 1_700_000_000_000
-VAULT = VaultRecord("v" * 32, revision=1, create_ms=1, region_limit=2)
+VAULT = VaultRecord(
+    "v" * 32, revision=1, create_ms=1, region_limit=2, page_key=bytes(32)
+)
 
 
 def region(
