@@ -93,7 +93,19 @@ def requested(request: Any, call: Call) -> Request:
     digest = b""
     if id_:
         digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-    return Request(call.caller, call.method, digest, id_)
+    return Request(call.caller, call.method, digest, id_, request.validate_only)
+
+
+def validates_only(request: Any) -> bool:
+    """Tell whether the caller wants to know only what would happen."""
+    fields = request.DESCRIPTOR.fields_by_name
+    return "validate_only" in fields and bool(request.validate_only)
+
+
+def _say_nothing_happened(response: Any) -> None:
+    # Nobody may wait for a position, or build on an etag, that never came to be.
+    for name in {"position", "etag"} & set(response.DESCRIPTOR.fields_by_name):
+        response.ClearField(name)
 
 
 class Guard:
@@ -224,6 +236,9 @@ class Guard:
             )
         self._writes.require_durable(request, view)
         response: Any = endpoint.serve(request, call)
+        if validates_only(request):
+            _say_nothing_happened(response)
+            return response.SerializeToString(), view.served
         self._writes.await_durable(request, response, call.seconds)
         return response.SerializeToString(), response.position
 

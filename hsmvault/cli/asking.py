@@ -70,11 +70,16 @@ _OPTIONS: Final = (
         metavar="POSITION",
         help="Answer only from what includes this position.",
     ),
+    click.option(
+        "--validate-only",
+        is_flag=True,
+        help="Say what would happen, and change nothing.",
+    ),
 )
 
 CONNECTION: Final = frozenset(
     {"profile", "endpoints", "certificate", "private_key", "ca", "region"}
-    | {"min_position", "output"}
+    | {"min_position", "validate_only", "output"}
 )
 """Parameters that help lists apart."""
 
@@ -98,6 +103,7 @@ class Connection:
     ca: Path | None
     region: str
     min_position: str
+    validate_only: bool
     output: str
 
     @property
@@ -137,11 +143,13 @@ class Asking:
 
     def __init__(self, connection: Connection, vault: Vault) -> None:
         self.connection = connection
-        self.whole = vault
-        """Every region, whatever --at says."""
         view = vault.at(connection.region) if connection.region else vault
         position = connection.min_position
-        self.vault = view.session(position) if position else view
+        view = view.session(position) if position else view
+        checking = connection.validate_only
+        self.whole = vault.validating() if checking else vault
+        """Every region, whatever --at says."""
+        self.vault = view.validating() if checking else view
 
     @property
     def as_json(self) -> bool:
@@ -162,6 +170,8 @@ def connected(function: Callable[..., None]) -> Callable[..., None]:
         click.get_current_context().meta["output"] = connection.output
         with connection.open() as vault:
             function(Asking(connection, vault), *args, **given)
+        if connection.validate_only:
+            click.echo("validated only: nothing was changed", err=True)
 
     decorated: Callable[..., None] = run
     for option in reversed((*_OPTIONS, _OUTPUT)):

@@ -61,6 +61,16 @@ class Vault(Crypto):
         )
         return Vault(self._pool, self._failover, caller)
 
+    def validating(self) -> "Vault":
+        """Return a view whose writes are decided on and answered, but not made."""
+        caller = Caller(
+            self._failover,
+            seen=Seen(),
+            region=self._caller.region,
+            validate_only=True,
+        )
+        return Vault(self._pool, self._failover, caller)
+
     def session(self, position: str = "") -> "Vault":
         """Return a view that reads its own writes, whichever region answers.
 

@@ -145,9 +145,12 @@ class CreateRoleAssignmentRequest(_message.Message):
     ROLE_ASSIGNMENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     role_assignment_id: _builtins.str
     """Default: chosen by the vault."""
     request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Decide as if it were meant, and change nothing (AIP-163)."""
     @_builtins.property
     def role_assignment(self) -> _resources_pb2.RoleAssignment: ...
     @_builtins.property
@@ -159,10 +162,11 @@ class CreateRoleAssignmentRequest(_message.Message):
         role_assignment: _resources_pb2.RoleAssignment | None = ...,
         request_id: _builtins.str = ...,
         durability: _resources_pb2.Durability | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "role_assignment", b"role_assignment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "request_id", b"request_id", "role_assignment", b"role_assignment", "role_assignment_id", b"role_assignment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "request_id", b"request_id", "role_assignment", b"role_assignment", "role_assignment_id", b"role_assignment_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -176,10 +180,13 @@ class DeleteRoleAssignmentRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `roleAssignments/{role_assignment}`."""
     etag: _builtins.str
     request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Decide as if it were meant, and change nothing (AIP-163)."""
     @_builtins.property
     def durability(self) -> _resources_pb2.Durability: ...
     def __init__(
@@ -189,10 +196,11 @@ class DeleteRoleAssignmentRequest(_message.Message):
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
         durability: _resources_pb2.Durability | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "etag", b"etag", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

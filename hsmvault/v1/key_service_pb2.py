@@ -27,7 +27,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from hsmvault.v1 import resources_pb2 as hsmvault_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhsmvault/v1/key_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1bhsmvault/v1/resources.proto\"\x8e\x01\n\x10\x43reateKeyRequest\x12\x14\n\x06key_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12#\n\x03key\x18\x02 \x01(\x0b\x32\x10.hsmvault.v1.KeyB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\"9\n\rGetKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0cshow_deleted\x18\x02 \x01(\x08\"N\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x03 \x01(\x08\"K\n\x10ListKeysResponse\x12\x1e\n\x04keys\x18\x01 \x03(\x0b\x32\x10.hsmvault.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"U\n\x16ListKeyVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x17ListKeyVersionsResponse\x12-\n\x0ckey_versions\x18\x01 \x03(\x0b\x32\x17.hsmvault.v1.KeyVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa9\x01\n\x10UpdateKeyRequest\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x10.hsmvault.v1.KeyB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\"\xbf\x01\n\x17UpdateKeyVersionRequest\x12\x32\n\x0bkey_version\x18\x01 \x01(\x0b\x32\x17.hsmvault.v1.KeyVersionB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\"u\n\x10RotateKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\"u\n\x10\x44\x65leteKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\"v\n\x11RecoverKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\"t\n\x0fPurgeKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\"$\n\x10PurgeKeyResponse\x12\x10\n\x08position\x18\x01 \x01(\t\")\n\x13GetPublicKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"W\n\tPublicKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.hsmvault.v1.KeySpec\x12\x0b\n\x03pem\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x65r\x18\x04 \x01(\x0c\x32\x90\x06\n\nKeyService\x12<\n\tCreateKey\x12\x1d.hsmvault.v1.CreateKeyRequest\x1a\x10.hsmvault.v1.Key\x12\x36\n\x06GetKey\x12\x1a.hsmvault.v1.GetKeyRequest\x1a\x10.hsmvault.v1.Key\x12G\n\x08ListKeys\x12\x1c.hsmvault.v1.ListKeysRequest\x1a\x1d.hsmvault.v1.ListKeysResponse\x12\\\n\x0fListKeyVersions\x12#.hsmvault.v1.ListKeyVersionsRequest\x1a$.hsmvault.v1.ListKeyVersionsResponse\x12<\n\tUpdateKey\x12\x1d.hsmvault.v1.UpdateKeyRequest\x1a\x10.hsmvault.v1.Key\x12Q\n\x10UpdateKeyVersion\x12$.hsmvault.v1.UpdateKeyVersionRequest\x1a\x17.hsmvault.v1.KeyVersion\x12\x43\n\tRotateKey\x12\x1d.hsmvault.v1.RotateKeyRequest\x1a\x17.hsmvault.v1.KeyVersion\x12<\n\tDeleteKey\x12\x1d.hsmvault.v1.DeleteKeyRequest\x1a\x10.hsmvault.v1.Key\x12>\n\nRecoverKey\x12\x1e.hsmvault.v1.RecoverKeyRequest\x1a\x10.hsmvault.v1.Key\x12G\n\x08PurgeKey\x12\x1c.hsmvault.v1.PurgeKeyRequest\x1a\x1d.hsmvault.v1.PurgeKeyResponse\x12H\n\x0cGetPublicKey\x12 .hsmvault.v1.GetPublicKeyRequest\x1a\x16.hsmvault.v1.PublicKeyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhsmvault/v1/key_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1bhsmvault/v1/resources.proto\"\xa5\x01\n\x10\x43reateKeyRequest\x12\x14\n\x06key_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12#\n\x03key\x18\x02 \x01(\x0b\x32\x10.hsmvault.v1.KeyB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"9\n\rGetKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0cshow_deleted\x18\x02 \x01(\x08\"N\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x03 \x01(\x08\"K\n\x10ListKeysResponse\x12\x1e\n\x04keys\x18\x01 \x03(\x0b\x32\x10.hsmvault.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"U\n\x16ListKeyVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x17ListKeyVersionsResponse\x12-\n\x0ckey_versions\x18\x01 \x03(\x0b\x32\x17.hsmvault.v1.KeyVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc0\x01\n\x10UpdateKeyRequest\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x10.hsmvault.v1.KeyB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\xd6\x01\n\x17UpdateKeyVersionRequest\x12\x32\n\x0bkey_version\x18\x01 \x01(\x0b\x32\x17.hsmvault.v1.KeyVersionB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x8c\x01\n\x10RotateKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x8c\x01\n\x10\x44\x65leteKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x8d\x01\n\x11RecoverKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x8b\x01\n\x0fPurgeKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"$\n\x10PurgeKeyResponse\x12\x10\n\x08position\x18\x01 \x01(\t\")\n\x13GetPublicKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"W\n\tPublicKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.hsmvault.v1.KeySpec\x12\x0b\n\x03pem\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x65r\x18\x04 \x01(\x0c\x32\x90\x06\n\nKeyService\x12<\n\tCreateKey\x12\x1d.hsmvault.v1.CreateKeyRequest\x1a\x10.hsmvault.v1.Key\x12\x36\n\x06GetKey\x12\x1a.hsmvault.v1.GetKeyRequest\x1a\x10.hsmvault.v1.Key\x12G\n\x08ListKeys\x12\x1c.hsmvault.v1.ListKeysRequest\x1a\x1d.hsmvault.v1.ListKeysResponse\x12\\\n\x0fListKeyVersions\x12#.hsmvault.v1.ListKeyVersionsRequest\x1a$.hsmvault.v1.ListKeyVersionsResponse\x12<\n\tUpdateKey\x12\x1d.hsmvault.v1.UpdateKeyRequest\x1a\x10.hsmvault.v1.Key\x12Q\n\x10UpdateKeyVersion\x12$.hsmvault.v1.UpdateKeyVersionRequest\x1a\x17.hsmvault.v1.KeyVersion\x12\x43\n\tRotateKey\x12\x1d.hsmvault.v1.RotateKeyRequest\x1a\x17.hsmvault.v1.KeyVersion\x12<\n\tDeleteKey\x12\x1d.hsmvault.v1.DeleteKeyRequest\x1a\x10.hsmvault.v1.Key\x12>\n\nRecoverKey\x12\x1e.hsmvault.v1.RecoverKeyRequest\x1a\x10.hsmvault.v1.Key\x12G\n\x08PurgeKey\x12\x1c.hsmvault.v1.PurgeKeyRequest\x1a\x1d.hsmvault.v1.PurgeKeyResponse\x12H\n\x0cGetPublicKey\x12 .hsmvault.v1.GetPublicKeyRequest\x1a\x16.hsmvault.v1.PublicKeyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,35 +57,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETPUBLICKEYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETPUBLICKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_CREATEKEYREQUEST']._serialized_start=143
-  _globals['_CREATEKEYREQUEST']._serialized_end=285
-  _globals['_GETKEYREQUEST']._serialized_start=287
-  _globals['_GETKEYREQUEST']._serialized_end=344
-  _globals['_LISTKEYSREQUEST']._serialized_start=346
-  _globals['_LISTKEYSREQUEST']._serialized_end=424
-  _globals['_LISTKEYSRESPONSE']._serialized_start=426
-  _globals['_LISTKEYSRESPONSE']._serialized_end=501
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_start=503
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_end=588
-  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_start=590
-  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_end=687
-  _globals['_UPDATEKEYREQUEST']._serialized_start=690
-  _globals['_UPDATEKEYREQUEST']._serialized_end=859
-  _globals['_UPDATEKEYVERSIONREQUEST']._serialized_start=862
-  _globals['_UPDATEKEYVERSIONREQUEST']._serialized_end=1053
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1055
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1172
-  _globals['_DELETEKEYREQUEST']._serialized_start=1174
-  _globals['_DELETEKEYREQUEST']._serialized_end=1291
-  _globals['_RECOVERKEYREQUEST']._serialized_start=1293
-  _globals['_RECOVERKEYREQUEST']._serialized_end=1411
-  _globals['_PURGEKEYREQUEST']._serialized_start=1413
-  _globals['_PURGEKEYREQUEST']._serialized_end=1529
-  _globals['_PURGEKEYRESPONSE']._serialized_start=1531
-  _globals['_PURGEKEYRESPONSE']._serialized_end=1567
-  _globals['_GETPUBLICKEYREQUEST']._serialized_start=1569
-  _globals['_GETPUBLICKEYREQUEST']._serialized_end=1610
-  _globals['_PUBLICKEY']._serialized_start=1612
-  _globals['_PUBLICKEY']._serialized_end=1699
-  _globals['_KEYSERVICE']._serialized_start=1702
-  _globals['_KEYSERVICE']._serialized_end=2486
+  _globals['_CREATEKEYREQUEST']._serialized_end=308
+  _globals['_GETKEYREQUEST']._serialized_start=310
+  _globals['_GETKEYREQUEST']._serialized_end=367
+  _globals['_LISTKEYSREQUEST']._serialized_start=369
+  _globals['_LISTKEYSREQUEST']._serialized_end=447
+  _globals['_LISTKEYSRESPONSE']._serialized_start=449
+  _globals['_LISTKEYSRESPONSE']._serialized_end=524
+  _globals['_LISTKEYVERSIONSREQUEST']._serialized_start=526
+  _globals['_LISTKEYVERSIONSREQUEST']._serialized_end=611
+  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_start=613
+  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_end=710
+  _globals['_UPDATEKEYREQUEST']._serialized_start=713
+  _globals['_UPDATEKEYREQUEST']._serialized_end=905
+  _globals['_UPDATEKEYVERSIONREQUEST']._serialized_start=908
+  _globals['_UPDATEKEYVERSIONREQUEST']._serialized_end=1122
+  _globals['_ROTATEKEYREQUEST']._serialized_start=1125
+  _globals['_ROTATEKEYREQUEST']._serialized_end=1265
+  _globals['_DELETEKEYREQUEST']._serialized_start=1268
+  _globals['_DELETEKEYREQUEST']._serialized_end=1408
+  _globals['_RECOVERKEYREQUEST']._serialized_start=1411
+  _globals['_RECOVERKEYREQUEST']._serialized_end=1552
+  _globals['_PURGEKEYREQUEST']._serialized_start=1555
+  _globals['_PURGEKEYREQUEST']._serialized_end=1694
+  _globals['_PURGEKEYRESPONSE']._serialized_start=1696
+  _globals['_PURGEKEYRESPONSE']._serialized_end=1732
+  _globals['_GETPUBLICKEYREQUEST']._serialized_start=1734
+  _globals['_GETPUBLICKEYREQUEST']._serialized_end=1775
+  _globals['_PUBLICKEY']._serialized_start=1777
+  _globals['_PUBLICKEY']._serialized_end=1864
+  _globals['_KEYSERVICE']._serialized_start=1867
+  _globals['_KEYSERVICE']._serialized_end=2651
 # @@protoc_insertion_point(module_scope)

@@ -53,7 +53,8 @@ class KeyMaker:
         def decide(view: View) -> Draft[KeyRecord]:
             self._require_free(name)
             # 2. to 4.
-            made = self._make(str(name), self.new_id(), spec, view, VersionState.ACTIVE)
+            new = self._new(str(name), self.new_id(), spec, view, VersionState.ACTIVE)
+            made = self._make(request, new, view)
             # 5. The records; the writer MACs them.
             key = KeyRecord(
                 name=str(name),
@@ -94,7 +95,8 @@ class KeyMaker:
             key = found.record
             alone = len(view.receiving) == 1
             state = VersionState.ACTIVE if alone else VersionState.PENDING
-            made = self._make(key.name, key.incarnation, key.spec, view, state)
+            new = self._new(key.name, key.incarnation, key.spec, view, state)
+            made = self._make(request, new, view)
             if not alone:
                 return Draft(
                     (made.version,),
@@ -118,15 +120,33 @@ class KeyMaker:
 
         return self.writer.write(request, VersionRecord, decide)
 
-    def _make(
+    def _new(
         self,
         name: str,
         incarnation: str,
         spec: KeySpec,
         view: View,
         state: VersionState,
-    ) -> _Made:
-        id_ = self.new_id()
+    ) -> VersionRecord:
+        """Return the record of a version that has no material yet."""
+        now = self.clock()
+        return VersionRecord(
+            key=name,
+            incarnation=incarnation,
+            version=self.new_id(),
+            revision=1,
+            spec=spec,
+            public_key=b"",
+            regions=tuple(view.receiving),
+            create_ms=now,
+            update_ms=now,
+            state=state,
+        )
+
+    def _make(self, request: Request, new: VersionRecord, view: View) -> _Made:
+        if request.validate_only:
+            return _Made(new, ())
+        id_, spec = new.version, new.spec
         # 2. Make the material and wrap it for every region, in one call to the HSM.
         generated = self.hsm.generate(id_, spec, regions=view.receiving)
         # 3. MAC what was wrapped: from here on nobody can exchange it.
@@ -140,20 +160,7 @@ class KeyMaker:
         material = Material(id_, spec, generated.public_key, own, mac)
         if not self.witness.self_test(material):
             self.hsm.self_test(material)
-        now = self.clock()
-        version = VersionRecord(
-            key=name,
-            incarnation=incarnation,
-            version=id_,
-            revision=1,
-            spec=spec,
-            public_key=generated.public_key,
-            regions=tuple(view.receiving),
-            create_ms=now,
-            update_ms=now,
-            state=state,
-        )
-        return _Made(version, wrapped)
+        return _Made(replace(new, public_key=generated.public_key), wrapped)
 
     def _require_free(self, name: KeyName) -> None:
         held = self.memory.key(f"keys/{name.folded}")

@@ -43,6 +43,8 @@ class Request:
     digest: bytes = b""
     """SHA-256 of the request."""
     request_id: str = ""
+    validate_only: bool = False
+    """Decide, answer what would be, and leave no trace (AIP-163)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class Writer:
         """Have `decide` draft the change, and commit it or nothing.
 
         A request id that was used before gives the answer of that time. Raises
-        InvalidRequest when it was used for another request.
+        InvalidRequest when it was used for another request. What is only to be
+        validated is decided on, and not committed.
         """
         for left in reversed(range(ATTEMPTS)):
             view = self.memory.refresh()
@@ -85,6 +88,8 @@ class Writer:
             if repeated is not None:
                 return repeated
             draft = decide(view)
+            if request.validate_only:
+                return Found(draft.answer, draft.answer.to_bytes(), view.position)
             try:
                 return self._commit(request, draft, view)
             except (ChangedMeanwhile, StaleEpoch, AlreadyExists):
@@ -96,7 +101,7 @@ class Writer:
     def _repeated(
         self, request: Request, answer: type[R], view: View
     ) -> Found[R] | None:
-        if not request.request_id:
+        if not request.request_id or request.validate_only:
             return None
         mark = self.store.request(
             request.caller.principal, request.method, request.request_id

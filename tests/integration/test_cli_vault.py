@@ -85,6 +85,22 @@ def test_a_key_lives_its_whole_life_at_the_prompt(alice: Typed, otto: Typed) -> 
     assert "position" in purged.text
 
 
+def test_what_is_only_validated_is_said_and_not_done(
+    alice: Typed, admin: Typed
+) -> None:
+    would = alice("key", "create", "maybe", "--validate-only")
+    refused = admin("key", "create", "maybe", "--validate-only")
+    unable = admin("region", "remove", "south", "--yes", "--validate-only")
+
+    assert would.code == 0, would.err
+    assert "keys/maybe" in would.text
+    assert "nothing was changed" in would.err
+    assert alice("key", "get", "maybe").code == 6
+    assert "error:" in refused.err
+    assert unable.code != 0
+    assert "cannot be validated only" in unable.err
+
+
 def test_a_purge_is_asked_for_twice(alice: Typed, otto: Typed) -> None:
     alice("key", "create", "asked")
     alice("key", "delete", "asked")
