@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from hsmvault.api import convert
 from hsmvault.api.dispatch import Call, requested
 from hsmvault.api.paging import Listing
-from hsmvault.model.access import BUILT_IN, Scope
+from hsmvault.model.access import BUILT_IN
+from hsmvault.model.grants import Scope
 from hsmvault.model.names import RoleAssignmentName
 from hsmvault.v1 import access_service_pb2 as pb
 from hsmvault.v1.resources_pb2 import RoleAssignment

@@ -11,7 +11,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
-from hsmvault.model.access import Permission, Scope
+from hsmvault.model.access import Permission
+from hsmvault.model.grants import Scope
 from hsmvault.model.names import (
     KeyName,
     RoleAssignmentName,

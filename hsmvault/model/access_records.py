@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hsmvault.model.access import RoleAssignment, Scope
+from hsmvault.model.grants import RoleAssignment, Scope
 from hsmvault.model.record import Record
 
 

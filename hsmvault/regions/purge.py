@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
-from hsmvault.model.access import Permission, allowed
+from hsmvault.model.access import Permission
 from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import (
     AccessDenied,
@@ -23,6 +23,7 @@ from hsmvault.model.errors import (
     InvalidRequest,
     RegionNotReady,
 )
+from hsmvault.model.grants import allowed
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, SignedHead, chain
 from hsmvault.model.orders import ORDER_MS, RemovalOrder

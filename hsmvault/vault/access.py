@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from hsmvault.model.access import ADMINISTRATOR, BUILT_IN, RoleDefinition, Scope
+from hsmvault.model.access import ADMINISTRATOR, BUILT_IN, RoleDefinition
 from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import (
     AccessDenied,
@@ -20,6 +20,7 @@ from hsmvault.model.errors import (
     LimitReached,
     NotFound,
 )
+from hsmvault.model.grants import Scope
 from hsmvault.model.names import RoleAssignmentName, RoleDefinitionName
 from hsmvault.vault.checked import Found
 from hsmvault.vault.memory import Memory

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Self
 
-from hsmvault.model.access import Permission, RoleAssignment, Scope, allowed
+from hsmvault.model.access import Permission
 from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import AccessDenied, NotPrimary
+from hsmvault.model.grants import RoleAssignment, Scope, allowed
 from hsmvault.model.lifecycle import RECEIVING
 from hsmvault.model.log import Epoch, Head, Position
 from hsmvault.model.vault_records import EpochRecord, RegionRecord, VaultRecord
@@ -56,7 +57,7 @@ class Access:
         return self._of.get(principal, ())
 
     def permits(self, principal: str, permission: Permission, resource: str) -> bool:
-        """Decide as model.access does; decisions are remembered."""
+        """Decide as model.grants does; decisions are remembered."""
         asked = (principal, permission, resource)
         known = self._decisions.get(asked)
         if known is None:

@@ -9,6 +9,7 @@ import pytest
 
 from hsmvault.model.access import (
     ADMINISTRATOR,
+    BUILT_IN,
     CRYPTO_AUDITOR,
     CRYPTO_OFFICER,
     CRYPTO_USER,
@@ -231,22 +232,19 @@ def test_assignments_are_listed_by_principal_by_scope_and_by_page(
     assert (len(first.role_assignments), len(rest.role_assignments)) == (4, 2)
 
 
-def test_role_definitions_are_the_four_built_in(north: Served) -> None:
+def test_role_definitions_are_the_ten_built_in(north: Served) -> None:
     answer = north.tom.access.ListRoleDefinitions(
-        pb.ListRoleDefinitionsRequest(page_size=3)
+        pb.ListRoleDefinitionsRequest(page_size=6)
     )
     rest = north.tom.access.ListRoleDefinitions(
         pb.ListRoleDefinitionsRequest(page_token=answer.next_page_token)
     )
 
+    assert len(answer.role_definitions) == 6
     roles = [*answer.role_definitions, *rest.role_definitions]
-    assert {r.title.removeprefix("Managed HSM ") for r in roles} == {
-        "Administrator",
-        "Crypto Officer",
-        "Crypto User",
-        "Crypto Auditor",
-    }
-    assert all(r.built_in and r.permissions for r in roles)
+    assert [r.name for r in roles] == sorted(BUILT_IN)
+    assert {r.title for r in roles} == {r.title for r in BUILT_IN.values()}
+    assert all(r.built_in for r in roles)
 
 
 def test_a_repeated_grant_gives_the_same_answer(north: Served) -> None:

@@ -1,0 +1,138 @@
+"""Every RPC by every role on every kind of key, by exact status, both ways complete.
+
+What is expected stands in tests/support/access_matrix.py, by hand: `ROWS` has a row per
+RPC and `ACTIONS` who holds what. Neither reads the vault's own tables, so a mistake
+there is one here. **An RPC that you add needs a row in `ROWS`**: what it needs, a
+request that changes nothing, and its status for a live, a deleted and an unknown key.
+
+Each role has two holders: one at `/`, and one at single keys. To the latter, one key of
+each kind is `other`: alive, and not theirs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from hsmvault.model.access_records import AssignmentRecord
+from hsmvault.v1.key_service_pb2 import DeleteKeyRequest
+from tests.support.access_matrix import (
+    ACTIONS,
+    DENIED,
+    EVERYBODY,
+    ROLES,
+    ROWS,
+    Code,
+    Row,
+    rpcs,
+)
+from tests.support.served import Served, genesis, make_key, served
+
+KINDS = {"ec": "EC", "oct": "oct"}
+OWN, OTHER, DELETED, UNKNOWN = "own", "other", "deleted", "unknown"
+THEIRS = (OWN, DELETED, UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A caller with one role, at `/` or at single keys."""
+
+    role: str
+    at_keys: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.role.lower()}-{'keys' if self.at_keys else 'root'}"
+
+    @property
+    def scopes(self) -> list[str]:
+        if not self.at_keys:
+            return ["/"]
+        return [f"/keys/{kind}-{state}" for kind in KINDS for state in THEIRS]
+
+    def may(self, row: Row, state: str) -> bool:
+        if row.needs == (EVERYBODY,):
+            return True
+        if self.at_keys and (not row.of_a_key or state == OTHER):
+            return False
+        return all(self.role in ACTIONS[action].split() for action in row.needs)
+
+    def expects(self, row: Row, state: str) -> Code:
+        live, deleted, unknown = row.instead.get(self.role, row.codes)
+        code = {DELETED: deleted, UNKNOWN: unknown}.get(state, live)
+        return code if self.may(row, state) else DENIED
+
+
+NOBODY = "nobody"
+HOLDERS = [Holder(role, at) for role in (*ROLES, NOBODY) for at in (False, True)]
+
+
+def _assignments() -> Iterator[AssignmentRecord]:
+    for holder in HOLDERS:
+        if holder.role == NOBODY:
+            continue
+        definition = f"roleDefinitions/{ROLES[holder.role][1]}"
+        for n, scope in enumerate(holder.scopes):
+            name, who = f"roleAssignments/{holder.name}-{n}", f"CN={holder.name}"
+            yield AssignmentRecord(name, 1, who, definition, scope, 1, "CN=ada")
+
+
+@pytest.fixture(scope="module")
+def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    directory = tmp_path_factory.mktemp("north")
+    with served(directory, records=genesis(*_assignments())) as one:
+        for id_, kind in KINDS.items():
+            for state in (OWN, OTHER, DELETED):
+                make_key(one, f"{id_}-{state}", kind)
+            one.uma.keys.DeleteKey(DeleteKeyRequest(name=f"keys/{id_}-{DELETED}"))
+        yield one
+
+
+def _answers(north: Served, rpc: str, row: Row) -> dict[tuple[str, str], Code]:
+    """Ask as everybody about everything, many at a time."""
+    states = (OWN, OTHER, DELETED, UNKNOWN) if row.of_a_key else ("",)
+    answers: dict[tuple[str, str], Code] = {}
+    for holder in HOLDERS:
+        call = getattr(north, holder.name).channel.unary_unary(
+            f"/hsmvault.v1.{rpc.split(maxsplit=1)[0]}"
+        )
+        asked = {
+            state: call.future(
+                row.request(f"{row.about}-{state}").SerializeToString(), timeout=60
+            )
+            for state in states
+        }
+        for state, future in asked.items():
+            answers[holder.name, state] = future.code()
+    return answers
+
+
+def test_there_is_a_row_for_every_rpc_and_for_nothing_else() -> None:
+    rows = {row.split()[0] for row in ROWS}
+
+    assert not rpcs() - rows, "add a row to ROWS in tests/support/access_matrix.py"
+    assert not rows - rpcs(), "ROWS in tests/support/access_matrix.py: no such RPC"
+
+
+def test_every_row_needs_what_somebody_can_hold() -> None:
+    needed = {action for row in ROWS.values() for action in row.needs}
+
+    assert not needed - {EVERYBODY} - ACTIONS.keys()
+
+
+@pytest.mark.parametrize("rpc", ROWS)
+def test_every_role_is_answered_as_the_matrix_says(north: Served, rpc: str) -> None:
+    row = ROWS[rpc]
+
+    answers = _answers(north, rpc, row)
+
+    holders = {holder.name: holder for holder in HOLDERS}
+    expected = {
+        (name, state): holders[name].expects(row, state) for name, state in answers
+    }
+    wrong = {
+        f"{name} {state}".strip(): (answers[name, state].name, code.name)
+        for (name, state), code in expected.items()
+        if answers[name, state] is not code
+    }
+    assert not wrong, "answered, expected"
