@@ -71,6 +71,62 @@ def after(state: KeyState, step: Step, *, name: object) -> KeyState:
     return moved
 
 
+class Standing(StrEnum):
+    """How a key stands before a caller who names it."""
+
+    ABSENT = "there is none of this name"
+    ACTIVE = "active, enabled, within its dates"
+    DISABLED = "active, but not enabled"
+    VERSION_DISABLED = "active, but its current version is not enabled"
+    EARLY = "active, before its not_before_time"
+    EXPIRED = "active, at or after its expire_time"
+    DELETED = "soft-deleted"
+    PURGED = "purged; only a tombstone is left"
+
+
+OK: Final = "OK"
+
+_GONE: Final = dict.fromkeys((Standing.ABSENT, Standing.PURGED), "NOT_FOUND")
+_SEEN: Final = dict.fromkeys(Standing, OK) | _GONE | {Standing.DELETED: "NOT_FOUND"}
+_PAST: Final = _SEEN | dict.fromkeys(
+    (Standing.DISABLED, Standing.VERSION_DISABLED, Standing.DELETED), "KEY_NOT_ENABLED"
+)
+_USED: Final = _PAST | dict.fromkeys(
+    (Standing.EARLY, Standing.EXPIRED), "KEY_NOT_ENABLED"
+)
+_ENDED: Final = dict.fromkeys(Standing, "WRONG_STATE") | _GONE | {Standing.DELETED: OK}
+
+ANSWERS: Final[Mapping[str, Mapping[Standing, str]]] = MappingProxyType(
+    {
+        "CreateKey": dict.fromkeys(Standing, "ALREADY_EXISTS")
+        | dict.fromkeys(_GONE, OK),
+        "GetKey": _SEEN,
+        "ListKeyVersions": _SEEN,
+        "GetPublicKey": _SEEN,
+        "UpdateKey": _SEEN,
+        "UpdateKeyVersion": _SEEN,
+        "RotateKey": _SEEN | {Standing.DISABLED: "KEY_NOT_ENABLED"},
+        "DeleteKey": _SEEN | {Standing.DELETED: "WRONG_STATE"},
+        "RecoverKey": _ENDED,
+        "PurgeKey": _ENDED,
+        "Sign": _USED,
+        "Encrypt": _USED,
+        "WrapKey": _USED,
+        "GenerateDataKey": _USED,
+        "Verify": _PAST,
+        "Decrypt": _PAST,
+        "UnwrapKey": _PAST,
+        "ReEncrypt": _PAST,
+    }
+)
+"""What each RPC that names a key answers, by how the key stands: OK, or the reason.
+
+ReEncrypt by its source; its target stands as for Encrypt. Permission is decided
+before any of this. DeletionProtected and PurgeTooEarly are further settings, not
+standings.
+"""
+
+
 class VersionState(StrEnum):
     """Where a key version stands."""
 

@@ -299,7 +299,7 @@ class Crypto:
         full = f"{key.name}/versions/{record.version}"
         if not record.enabled:
             raise KeyNotEnabled(
-                "{name} is disabled; enable it first: hsmvault key version enable",
+                "{name} is disabled; enable it first: hsmvault version update --enable",
                 name=full,
             )
         if found.material is None:

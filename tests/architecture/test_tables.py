@@ -7,10 +7,11 @@ import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 
 import hsmvault.v1
-from hsmvault.api.permissions import RULES
+from hsmvault.api.permissions import RULES, Write
 from hsmvault.api.status import CODES
 from hsmvault.model.access import BUILT_IN, FOR_EVERYONE, Permission
 from hsmvault.model.errors import VaultError
+from hsmvault.model.lifecycle import ANSWERS, Standing
 from hsmvault.telemetry import LEVELS, Event
 from tests.architecture.house import PACKAGE
 
@@ -32,6 +33,37 @@ def test_every_rpc_names_the_permission_it_needs() -> None:
 
     assert rpcs
     assert rpcs == RULES.keys()
+
+
+def test_every_rpc_that_names_a_key_stands_in_the_table_of_the_lifecycle() -> None:
+    """tests/integration/test_lifecycle_table.py walks it: add how to ask there."""
+    naming = {
+        method.name
+        for service in _services()
+        if service.name in {"KeyService", "CryptoService"}
+        for method in service.methods
+        if {"name", "parent", "key", "key_id", "key_version"}
+        & set(method.input_type.fields_by_name)
+    }
+
+    assert naming == set(ANSWERS)
+    assert all(set(row) == set(Standing) for row in ANSWERS.values())
+
+
+def test_every_write_can_be_repeated_and_can_be_validated_only() -> None:
+    """What is directed at regions answers at once and is repeated by its state."""
+    requests = [
+        method.input_type
+        for service in _services()
+        for method in service.methods
+        if RULES[f"/{service.full_name}/{method.name}"].write is not Write.NONE
+        and service.name != "RegionService"
+    ]
+
+    assert requests
+    for request in requests:
+        wanted = {"request_id", "validate_only", "durability"}
+        assert wanted <= set(request.fields_by_name), request.name
 
 
 def test_every_permission_is_asked_for_by_some_rpc() -> None:
