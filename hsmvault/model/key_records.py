@@ -6,6 +6,7 @@ from typing import Any
 from hsmvault.model.algorithms import Curve, KeySpec, KeyType, Operation
 from hsmvault.model.lifecycle import KeyState, VersionState
 from hsmvault.model.record import Record
+from hsmvault.model.rotation import Rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,18 @@ class KeyRecord(Record):
     delete_ms: int = 0
     purge_ms: int = 0
     """When retention ends: from then on it is purged for good."""
+    rotation: Rotation | None = None
+    """The rotation policy, if it has one."""
+
+    @property
+    def due_ms(self) -> int:
+        """When something becomes of it by itself, by the clock: 0: never.
+
+        A deleted key is purged, a live one rotates by its policy.
+        """
+        if self.state is KeyState.DELETED:
+            return self.purge_ms
+        return self.rotation.due_ms(self.expire_ms) if self.rotation else 0
 
     @property
     def resource(self) -> str:
@@ -45,6 +58,7 @@ class KeyRecord(Record):
             "operations": frozenset(map(Operation, fields["operations"])),
             "tags": tuple((str(k), str(v)) for k, v in fields["tags"]),
             "state": KeyState(fields["state"]),
+            "rotation": Rotation.of(fields.get("rotation")),
         }
 
 

@@ -24,6 +24,11 @@ class Record:
         """The resource's name, under which state keeps the record."""
         raise NotImplementedError
 
+    @property
+    def due_ms(self) -> int:
+        """When something becomes of it by itself; 0: it waits for nothing."""
+        return 0
+
     def to_bytes(self) -> bytes:
         """Serialise. Call once; keep and ship these bytes."""
         return json.dumps(

@@ -21,7 +21,7 @@ from hsmvault.model.records import read
 from hsmvault.model.stored import StoredRecord
 from hsmvault.model.vault_records import EpochRecord, RegionRecord
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The newest migration. A test holds it equal to what Alembic finds in migrations/."""
 
 metadata: Final = MetaData()
@@ -70,6 +70,7 @@ state: Final = Table(
     Column("parent", _NAME),  # of a version: its key
     Column("version", _NAME),  # of a version: its id
     Column("life", _NAME),  # the record's own state, unless it is the usual one
+    Column("due", BigInteger),  # when something becomes of it by itself
     Index("state_kind", "kind", "place"),
     Index("state_version", "version", unique=True),
 )
@@ -81,6 +82,15 @@ Index(
     # Nearly every row is in the usual state, and stays out of this index.
     sqlite_where=state.c.life.is_not(None),
     postgresql_where=state.c.life.is_not(None),
+)
+Index(
+    "state_due",
+    state.c.kind,
+    state.c.due,
+    state.c.place,
+    # Few records wait for a date, and nobody reads the others to find them.
+    sqlite_where=state.c.due.is_not(None),
+    postgresql_where=state.c.due.is_not(None),
 )
 
 wrapped: Final = Table(
@@ -181,6 +191,7 @@ def row_of(stored: StoredRecord, *, index: int) -> dict[str, object]:
         "parent": parent_of(stored.kind, stored.resource),
         "version": record.version if isinstance(record, VersionRecord) else None,
         "life": life_of(record),
+        "due": record.due_ms or None,
     }
 
 

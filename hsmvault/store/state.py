@@ -18,8 +18,10 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
     or_,
     select,
+    tuple_,
     update,
 )
 
@@ -161,6 +163,23 @@ def page(
         usual = life in USUAL
         rows = rows.where(state.c.life.is_(None) if usual else state.c.life == life)
     return rows.order_by(state.c.place).limit(limit)
+
+
+def due(
+    *, kind: Kind, before_ms: int, after: tuple[int, str], limit: int, life: str
+) -> Select[*tuple[Any, ...]]:
+    """Select rows whose time has come, the longest due first."""
+    usual = life in USUAL
+    return (
+        ROWS.where(
+            state.c.kind == str(kind),
+            state.c.due <= before_ms,
+            tuple_(state.c.due, state.c.place) > tuple_(*map(literal, after)),
+            state.c.life.is_(None) if usual else state.c.life == life,
+        )
+        .order_by(state.c.due, state.c.place)
+        .limit(limit)
+    )
 
 
 def past(prefix: str) -> str:

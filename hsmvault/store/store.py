@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Select, delete, func, select
 
 from hsmvault.model.errors import TwoHistories, VaultError
 from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, RequestMark
@@ -171,6 +171,27 @@ class Store:
         query = records.page(
             kind=kind, after=after, prefix=prefix, limit=limit, life=state
         )
+        return self._rows(query)
+
+    def due(
+        self,
+        kind: Kind,
+        *,
+        before_ms: int,
+        state: str,
+        after: tuple[int, str] = (0, ""),
+        limit: int = 100,
+    ) -> list[StoredRecord]:
+        """State of one kind whose `due_ms` has come, the longest due first.
+
+        `after` is the due time and the resource of the last one of the page before.
+        """
+        query = records.due(
+            kind=kind, before_ms=before_ms, after=after, limit=limit, life=state
+        )
+        return self._rows(query)
+
+    def _rows(self, query: Select[*tuple[Any, ...]]) -> list[StoredRecord]:
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
             return [records.checked(connection, row) for row in rows]
@@ -300,9 +321,7 @@ class Store:
     ) -> list[StoredRecord]:
         """Versions wrapped for this region, and not yet for `region`, in order."""
         query = wrapped.unsealed(region, own=self.region, after=after, limit=limit)
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-            return [records.checked(connection, row) for row in rows]
+        return self._rows(query)
 
     def count_wrapped(self, region: str) -> int:
         """How many versions are wrapped for a region."""

@@ -18,6 +18,7 @@ from hsmvault.model.lifecycle import KeyState, RegionState, VersionState
 from hsmvault.model.log import Entry, Epoch, Kind, Position, RequestMark
 from hsmvault.model.names import KeyName
 from hsmvault.model.record import Record
+from hsmvault.model.rotation import Rotation
 from hsmvault.model.vault_records import (
     EpochRecord,
     PartitionCard,
@@ -80,6 +81,7 @@ _keys = st.builds(
     state=st.sampled_from(KeyState),
     delete_ms=times,
     purge_ms=times,
+    rotation=st.none() | st.builds(Rotation, times, times, times, times),
 )
 _versions = st.builds(
     VersionRecord,
