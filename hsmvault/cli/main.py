@@ -14,6 +14,7 @@ from hsmvault.cli import failing
 from hsmvault.cli.crypto import crypto
 from hsmvault.cli.dev import dev
 from hsmvault.cli.founding import caller, vault
+from hsmvault.cli.generic import client_config
 from hsmvault.cli.groups import Group
 from hsmvault.cli.key import key, version
 from hsmvault.cli.local import ceremony, partition, serve
@@ -47,7 +48,7 @@ def cli() -> None:
     """
 
 
-for _command in (status, key, version, crypto, role, region, topology):
+for _command in (status, key, version, crypto, role, region, topology, client_config):
     cli.add_command(_command)
 for _command in (vault, caller, serve, ceremony, partition, dev):
     cli.add_command(_command)
