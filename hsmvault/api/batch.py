@@ -6,14 +6,18 @@ it done elsewhere.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Self
 
 from google.protobuf.message import Message
+from google.rpc.status_pb2 import Status
 
+from hsmvault.api.account import OK, Item
 from hsmvault.api.crypto import CryptoServicer
 from hsmvault.api.dispatch import Call, report
+from hsmvault.api.facts import TEXT_MAX, Telling
 from hsmvault.api.permissions import RULES, Rule
-from hsmvault.api.status import status_of
+from hsmvault.api.status import code_and_reason, status_of
 from hsmvault.model.errors import (
     InvalidRequest,
     NotServing,
@@ -34,6 +38,26 @@ LOOK_EVERY: Final = 16
 Serve = Callable[[Any, None], Message]
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One kind of item: what the RPC of its name needs, does, and tells."""
+
+    method: str
+    rule: Rule
+    serve: Serve
+    telling: Telling
+
+    @classmethod
+    def of(cls, kind: str, method: str, serve: Serve) -> Self:
+        path = f"/hsmvault.v1.CryptoService/{method}"
+        item, result = pb.BatchItem.DESCRIPTOR, pb.BatchResult.DESCRIPTOR
+        asked = item.fields_by_name[kind].message_type
+        answered = result.fields_by_name[kind].message_type
+        assert asked is not None
+        assert answered is not None
+        return cls(method, RULES[path], serve, Telling(path, asked, answered))
+
+
 class BatchingServicer(CryptoServicer):
     """All of CryptoService."""
 
@@ -48,8 +72,8 @@ class BatchingServicer(CryptoServicer):
             "wrap_key": ("WrapKey", self.wrap_key),
             "unwrap_key": ("UnwrapKey", self.unwrap_key),
         }
-        self._kinds: Mapping[str, tuple[Rule, Serve]] = {
-            kind: (RULES[f"/hsmvault.v1.CryptoService/{method}"], serve)
+        self._kinds: Mapping[str, _Kind] = {
+            kind: _Kind.of(kind, method, serve)
             for kind, (method, serve) in bodies.items()
         }
 
@@ -75,16 +99,17 @@ class BatchingServicer(CryptoServicer):
 class _Run:
     """One batch under way: what its caller was found to be allowed."""
 
-    def __init__(self, kinds: Mapping[str, tuple[Rule, Serve]], call: Call) -> None:
+    def __init__(self, kinds: Mapping[str, _Kind], call: Call) -> None:
         self._kinds = kinds
         self._call = call
-        self._allowed: dict[tuple[str, str], Serve] = {}
+        self._allowed: set[tuple[str, str]] = set()
         self._reported: set[str] = set()
 
     def done(self, item: pb.BatchItem) -> pb.BatchResult:
-        """Do one item. Its own failure is a result, too."""
+        """Do one item, and tell of it. Its own failure is a result, too."""
         kind = item.WhichOneof("operation")
         reference = item.reference
+        told = self._call.told.items
         try:
             if kind is None:
                 raise InvalidRequest("the item names no operation that is known here")
@@ -94,29 +119,40 @@ class _Run:
                     given=len(reference),
                     most=REFERENCE_MAX,
                 )
+            known = self._kinds[kind]
             operation: Any = getattr(item, kind)
-            serve = self._allowed.get((kind, operation.name))
-            if serve is None:
-                serve = self._authorise(kind, operation)
-            outcome: dict[str, Any] = {kind: serve(operation, None)}
+            if (kind, operation.name) not in self._allowed:
+                self._authorise(known, operation)
+                self._allowed.add((kind, operation.name))
+            response: Any = known.serve(operation, None)
         except PartitionLost:
             # Not the item's failure: all of it can be done by another partition.
             raise
         except VaultError as error:
             self._report(error)
-            return pb.BatchResult(reference=reference, error=status_of(error))
+            status = status_of(error)
+            told.append(self._failed(item, kind, status))
+            return pb.BatchResult(reference=reference, error=status)
+        facts = known.telling.facts(operation)
+        told.append(Item(known.method, response.name, OK, "", facts))
+        outcome: dict[str, Any] = {kind: response}
         return pb.BatchResult(reference=reference, **outcome)
 
-    def _authorise(self, kind: str, operation: Any) -> Serve:
+    def _failed(self, item: pb.BatchItem, kind: str | None, status: Status) -> Item:
+        code = code_and_reason(status)
+        if kind is None:
+            return Item("", "", *code, {})
+        known, operation = self._kinds[kind], getattr(item, kind)
+        facts = known.telling.facts(operation)
+        return Item(known.method, operation.name[:TEXT_MAX], *code, facts)
+
+    def _authorise(self, kind: _Kind, operation: Any) -> None:
         """Decide once for a key and an operation, as the RPC of its own would."""
-        rule, serve = self._kinds[kind]
-        call = self._call
+        call, rule = self._call, kind.rule
         resource = rule.resource(operation, call.view)
         call.view.access.require(
             Caller(call.principal, rule.permission, resource, call.via_region)
         )
-        self._allowed[kind, operation.name] = serve
-        return serve
 
     def _report(self, error: VaultError) -> None:
         """Tell the operator once of what a thousand items may repeat."""

@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,17 +12,19 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from hsmvault.api.access import AccessServicer
+from hsmvault.api.account import Observer
 from hsmvault.api.batch import BatchingServicer
-from hsmvault.api.dispatch import MIN_POSITION, Endpoint, Guard
+from hsmvault.api.dispatch import MIN_POSITION, Endpoint
+from hsmvault.api.facts import Telling
 from hsmvault.api.forwarding import Writes
+from hsmvault.api.guard import Guard
 from hsmvault.api.health import Attendant
 from hsmvault.api.keys import KeyServicer
 from hsmvault.api.permissions import RULES
 from hsmvault.api.pools import BoundedPool
 from hsmvault.api.ports import Manager, Partitions
 from hsmvault.api.regions import RegionServicer
-from hsmvault.api.status import abort, status_of
-from hsmvault.model.errors import Overloaded
+from hsmvault.model.errors import NotSupported, Overloaded
 from hsmvault.regions.ports import Executed
 from hsmvault.v1 import (
     access_service_pb2,
@@ -49,6 +51,8 @@ MESSAGE_BYTES: Final = 256 * 1024
 """Twice 64 KiB, plaintext and additional data, and room for the rest."""
 WAIT_FOR_POSITION: Final = "/hsmvault.v1.RegionService/WaitForPosition"
 BATCH: Final = "/hsmvault.v1.CryptoService/Batch"
+METHOD_MAX: Final = 256
+"""Characters of a path that leads nowhere which are kept."""
 WAITING_THREADS: Final = 16
 WAITING_MAX: Final = 256
 """Calls that run or queue in the waiting pool before more are refused."""
@@ -88,6 +92,9 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
+_FULL: Final = "too many calls are waiting here; come back, or ask another partition"
+
+
 class Services:
     """Everything a public server serves. Give it to as many servers as there are."""
 
@@ -124,7 +131,9 @@ class Services:
 
     def add_to(self, server: grpc.Server) -> None:
         """Have a server serve all of it, health and reflection included."""
-        server.add_generic_rpc_handlers((self._handler, *self.attendant.handlers))
+        server.add_generic_rpc_handlers(
+            (self._handler, *self.attendant.handlers, _Nowhere(self._guard))
+        )
 
     def set_serving(self, *, serving: bool) -> None:
         """Say by health whether calls are welcome here. At first they are not."""
@@ -185,9 +194,12 @@ class _Handler(grpc.GenericRpcHandler):
                 pool = batching if method == BATCH else writing
                 self._pools[method] = pool
                 self._working[method] = _patient(guard, endpoint, pool)
-        self._full: grpc.RpcMethodHandler[Any, Any] = (
-            grpc.unary_unary_rpc_method_handler(_refuse)
-        )
+        self._full: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            method: grpc.unary_unary_rpc_method_handler(
+                guard.refusal(method, Overloaded(_FULL))
+            )
+            for method in self._patient
+        }
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -203,7 +215,23 @@ class _Handler(grpc.GenericRpcHandler):
         handler, pool = self._working.get(method), self._pools.get(method)
         if pool is None or waits:
             handler, pool = self._patient.get(method), self._waiting
-        return self._full if handler is not None and pool.full else handler
+        if handler is not None and pool.full:
+            return self._full[method]
+        return handler
+
+
+class _Nowhere(grpc.GenericRpcHandler):
+    """Refuses what nobody serves; it comes last. Such calls have an account, too."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        method = handler_call_details.method[:METHOD_MAX]
+        error = NotSupported("there is no RPC {method}", method=method)
+        return grpc.unary_unary_rpc_method_handler(self._guard.refusal(method, error))
 
 
 def _patient(
@@ -213,17 +241,6 @@ def _patient(
     behaviour: Any = guard.behaviour(endpoint, waits=True)
     behaviour.experimental_thread_pool = pool
     return grpc.unary_unary_rpc_method_handler(behaviour)
-
-
-def _refuse(_request: bytes, context: grpc.ServicerContext) -> bytes:
-    abort(
-        context,
-        status_of(
-            Overloaded(
-                "too many calls are waiting here; come back, or ask another partition"
-            )
-        ),
-    )
 
 
 def build(
@@ -238,6 +255,7 @@ def build(
     memory: Memory | None = None,
     limits: Limits | None = None,
     clock: Clock = now_ms,
+    observers: Sequence[Observer] = (),
 ) -> Services:
     """Wire the vault behind its services, for one partition of one region."""
     limits = limits or Limits()
@@ -264,6 +282,7 @@ def build(
         Writes(memory, manager),
         partition=partition,
         message_bytes=limits.message_bytes,
+        observers=observers,
     )
     return Services(guard, _endpoints(servicers), memory=memory, limits=limits)
 
@@ -279,7 +298,9 @@ def _endpoints(servicers: Mapping[str, object]) -> dict[str, Endpoint]:
                 path,
                 RULES[path],
                 GetMessageClass(method.input_type),
+                GetMessageClass(method.output_type),
                 getattr(servicers[service.name], body),
+                Telling(path, method.input_type, method.output_type),
                 trailing=service.name != "CryptoService",
             )
     return endpoints

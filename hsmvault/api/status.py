@@ -95,6 +95,14 @@ def status_of_bug(error: Exception, *, method: str) -> Status:
     return status
 
 
+def code_and_reason(status: Status) -> tuple[str, str]:
+    """Read back how a call ended: the name of its code, and its reason."""
+    info = ErrorInfo()
+    if status.details and status.details[0].Unpack(info):
+        return _BY_NUMBER[status.code].name, info.reason
+    return _BY_NUMBER[status.code].name, ""
+
+
 def abort(context: grpc.ServicerContext, status: Status) -> NoReturn:
     """End the call with a status."""
     context.set_trailing_metadata(

@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 
 import hsmvault.v1
+from hsmvault.api.facts import FACTS
 from hsmvault.api.permissions import RULES, Write
 from hsmvault.api.status import CODES
 from hsmvault.model.access import BUILT_IN, FOR_EVERYONE, Permission
@@ -64,6 +65,13 @@ def test_every_write_can_be_repeated_and_can_be_validated_only() -> None:
     for request in requests:
         wanted = {"request_id", "validate_only", "durability"}
         assert wanted <= set(request.fields_by_name), request.name
+
+
+def test_every_rpc_says_what_is_told_of_its_requests() -> None:
+    """Somebody decided for each RPC what the audit trail may know; () is an answer."""
+    rpcs = {f"{s.name}/{m.name}" for s in _services() for m in s.methods}
+
+    assert rpcs == FACTS.keys()
 
 
 def test_every_permission_is_asked_for_by_some_rpc() -> None:

@@ -17,6 +17,7 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from hsmvault.api.account import Observer
 from hsmvault.api.services import Limits, Services, build
 from hsmvault.model.access import (
     ADMINISTRATOR,
@@ -227,6 +228,7 @@ def served(
     partition: str = "p0",
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     limits: Limits | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Iterator[Served]:
     """Serve a region whose store lies in `directory`; founded if it is empty."""
     hsm = FakeHsm(partition, own, keys, vault_id=VAULT_ID)
@@ -251,6 +253,7 @@ def served(
             partitions=OnePartition(),
             clock=clock,
             limits=limits,
+            observers=observers,
         )
         with ThreadPoolExecutor(4) as pool:
             server = grpc.server(pool, options=services.options)
