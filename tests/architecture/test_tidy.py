@@ -26,7 +26,7 @@ BANNED = {
 }
 
 CATCHES_ALL = {
-    "hsmvault/api/dispatch.py": "callers see INTERNAL and an incident's id",
+    "hsmvault/api/guard.py": "callers see INTERNAL and an incident's id",
     "hsmvault/local/officers.py": "gRPC ends a cut stream with a bare Exception",
     "hsmvault/hsm/officer.py": "its answer is one line of JSON, whatever happened",
 }
