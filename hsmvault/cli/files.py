@@ -11,6 +11,7 @@ from typing import IO, Any
 import click
 
 from hsmvault.cli import printing
+from hsmvault.model.decoding import from_json
 
 
 def _pairs(
@@ -81,7 +82,7 @@ def write_json(fields: dict[str, Any], target: Path | None) -> None:
 def read_json(source: IO[bytes], wanted: tuple[str, ...]) -> dict[str, Any]:
     """Read back what `write_json` wrote; `wanted` are the fields that hold bytes."""
     try:
-        fields = json.loads(source.read())
+        fields = from_json(source.read())
         read = {name: base64.b64decode(fields[name], validate=True) for name in wanted}
     except (ValueError, TypeError, KeyError, binascii.Error) as error:
         raise click.UsageError(

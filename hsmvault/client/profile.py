@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import ConfigurationError
 
 
@@ -27,7 +28,7 @@ class Profile:
     def load(cls, path: Path) -> Self:
         """Read a profile, or raise ConfigurationError that says what is wrong."""
         try:
-            fields = json.loads(path.read_text())
+            fields = from_json(path.read_text())
             endpoints = tuple(map(str, fields["endpoints"]))
             certificate, key, ca = (
                 path.parent / str(fields[n]) for n in ("certificate", "key", "ca")

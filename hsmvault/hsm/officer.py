@@ -24,6 +24,7 @@ from hsmvault.hsm.cryptoki import Cryptoki, Refused
 from hsmvault.hsm.custody import Custody, patiently
 from hsmvault.hsm.tasks import Fields, perform
 from hsmvault.model import errors
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -73,7 +74,7 @@ def _line(stream: IO[bytes]) -> Fields | None:
     if not raw:
         return None
     try:
-        fields = json.loads(raw)
+        fields = from_json(raw)
     except ValueError as error:
         # `from None`: the original would quote the line, and lines carry PINs.
         del error
@@ -203,7 +204,7 @@ class OfficerProcess:
         with _ended():
             process.stdin.write(json.dumps(message).encode() + b"\n")
             process.stdin.flush()
-        reply = json.loads(self._read_line(process.stdout.fileno(), deadline))
+        reply = from_json(self._read_line(process.stdout.fileno(), deadline))
         if reply.pop("ok"):
             return MappingProxyType(reply)
         raise _raised(reply)

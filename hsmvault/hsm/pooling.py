@@ -15,6 +15,7 @@ from hsmvault.hsm.opening import open_material, require_for, unwrap
 from hsmvault.hsm.session import Doing, Session
 from hsmvault.hsm.templates import first_purpose
 from hsmvault.model.algorithms import KeySpec
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import IntegrityFailure, WrappedKeyInvalid
 from hsmvault.model.log import Epoch, Head, Position
 from hsmvault.model.material import Material
@@ -177,7 +178,7 @@ def _encode(head: Head) -> bytes:
 
 def _decode(raw: bytes) -> Head:
     try:
-        fields = json.loads(raw)
+        fields = from_json(raw)
         epoch = Epoch(int(fields["epoch"]), str(fields["region"]))
         return Head(
             Position(epoch, int(fields["index"])), bytes.fromhex(fields["chain"])

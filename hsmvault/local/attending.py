@@ -14,6 +14,7 @@ from hsmvault.local.officers import OfficerToken
 from hsmvault.local.status import raised
 from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import ConfigurationError, VaultError
 from hsmvault.regions.layout import Layout
 
@@ -44,7 +45,7 @@ def attend(
         stub = pb_grpc.ManagerWorkStub(channel)
         with raised("the pool manager"):
             for task in stub.AttachOfficer(_taken(replies)):
-                asked = json.loads(task.task)
+                asked = from_json(task.task)
                 told(f"{task.partition}: {asked.get('task')}")
                 reply = json.dumps(_done(officers[task.partition], asked))
                 replies.put(pb.OfficerReply(id=task.id, reply=reply))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.model import errors
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -81,7 +82,7 @@ class _Attached:
             pb.OfficerTask(id=number, partition=partition, task=json.dumps(dict(task)))
         )
         try:
-            reply = json.loads(answer.result(_TASK_SECONDS))
+            reply = from_json(answer.result(_TASK_SECONDS))
         except FutureTimeoutError as error:
             raise Unavailable(
                 "the attached officer of {partition} does not answer",

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Self
 
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import IntegrityFailure
 
 
@@ -43,7 +44,7 @@ class Record:
     def from_bytes(cls, raw: bytes) -> Self:
         """Read a record back, or raise IntegrityFailure: its bytes are not ours."""
         try:
-            fields = json.loads(raw)
+            fields = from_json(raw)
             return cls(**cls._typed(fields))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise IntegrityFailure(

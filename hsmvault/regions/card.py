@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import InvalidRequest
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import packed
@@ -89,7 +90,7 @@ class Card:
         if len(text) > CARD_BYTES_MAX:
             raise InvalidRequest("this is no region's card: it is too long")
         try:
-            fields = json.loads(text)
+            fields = from_json(text)
             card = cls._of_fields(fields)
             claimed = fields["fingerprint"]
         except (ValueError, TypeError, KeyError) as error:

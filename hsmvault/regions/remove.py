@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import (
     AccessDenied,
     InvalidRequest,
@@ -189,7 +190,7 @@ class Removal:
 
     def _kept(self, region: str) -> dict[str, Any]:
         try:
-            facts = json.loads(self._path(region).read_text())
+            facts = from_json(self._path(region).read_text())
         except (OSError, ValueError):
             return {}
         return facts if isinstance(facts, dict) else {}

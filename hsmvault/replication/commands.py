@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import (
     AccessDenied,
     ConfigurationError,
@@ -50,7 +51,7 @@ class Commands:
 
     def _execute(self, command: pb.Command) -> Facts:
         try:
-            body = json.loads(command.body)
+            body = from_json(command.body)
         except ValueError as error:
             raise InvalidRequest("a command does not read") from error
         if not isinstance(body, dict):

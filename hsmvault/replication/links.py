@@ -8,6 +8,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from typing import Final
 
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import (
     ConfigurationError,
     RegionNotReady,
@@ -125,7 +126,7 @@ class Links:
         if future is None:
             return
         try:
-            body = json.loads(reply.body)
+            body = from_json(reply.body)
         except ValueError:
             body = None
         if isinstance(body, dict):

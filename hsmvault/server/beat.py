@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
+from hsmvault.model.decoding import from_json
+
 BEAT_SECONDS: Final = 0.25
 SILENCE_SECONDS: Final = 3.0
 """Twelve beats: a busy machine skips a few."""
@@ -40,7 +42,7 @@ class Beat:
     def parse(cls, line: bytes) -> Self | None:
         """Read one; None: it is not a beat."""
         try:
-            fields: dict[str, Any] = json.loads(line)
+            fields: dict[str, Any] = from_json(line)
             return cls(**fields)
         except (ValueError, TypeError):
             return None

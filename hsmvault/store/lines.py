@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.log import Epoch, Head, Kind, Position, RequestMark
 from hsmvault.model.stored import StoredRecord, WrappedKey
@@ -35,7 +36,7 @@ def line(item: SnapshotItem) -> bytes:
 def parse(raw: bytes) -> SnapshotItem:
     """Read one line back, or raise IntegrityFailure."""
     try:
-        what, *fields = json.loads(raw)
+        what, *fields = from_json(raw)
         item: SnapshotItem = _READERS[what](*fields)
     except (ValueError, TypeError, KeyError) as error:
         raise IntegrityFailure("a line of the snapshot does not read") from error
