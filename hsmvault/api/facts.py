@@ -71,6 +71,21 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "RegionService/GetReplicationStatus": (),
         "RegionService/WaitForPosition": ("position",),
         "RegionService/GetTopology": (),
+        "VaultService/GetVault": (),
+        "VaultService/UpdateVault": (
+            "update_mask",
+            "allow_lock_out",
+            "vault.purge_protection",
+            "vault.primary_down_writes",
+            "vault.region_limit",
+            "vault.legacy_algorithms",
+            "vault.role_escalation",
+            "vault.ecdsa_fault_guard",
+            "vault.key_limit",
+            "vault.version_limit",
+            "vault.allowed_networks",
+            "vault.rate_limit",
+        ),
     }
 )
 """By RPC, the fields of its request that are told. Tests hold it complete."""

@@ -178,6 +178,10 @@ _ACCESS: Final = {
         hidden=True,
     ),
 }
+_VAULT: Final = {
+    "GetVault": Rule(Permission.VAULT_READ, _vault),
+    "UpdateVault": Rule(Permission.VAULT_WRITE, _vault, Write.REDIRECT, waits=True),
+}
 _REGIONS: Final = {
     "AddRegion": Rule(Permission.REGIONS_WRITE, _vault, Write.REDIRECT, waits=True),
     "RemoveRegion": Rule(Permission.REGIONS_DELETE, _vault, Write.REDIRECT, waits=True),
@@ -195,6 +199,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
             ("CryptoService", _CRYPTO),
             ("AccessService", _ACCESS),
             ("RegionService", _REGIONS),
+            ("VaultService", _VAULT),
         )
         for method, rule in rules.items()
     }

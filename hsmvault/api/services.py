@@ -24,6 +24,7 @@ from hsmvault.api.permissions import RULES
 from hsmvault.api.pools import BoundedPool
 from hsmvault.api.ports import Manager, Partitions
 from hsmvault.api.regions import RegionServicer
+from hsmvault.api.vault import VaultServicer
 from hsmvault.model.errors import NotSupported, Overloaded
 from hsmvault.regions.ports import Executed
 from hsmvault.v1 import (
@@ -31,6 +32,7 @@ from hsmvault.v1 import (
     crypto_service_pb2,
     key_service_pb2,
     region_service_pb2,
+    vault_service_pb2,
 )
 from hsmvault.vault.access import AccessKeeper
 from hsmvault.vault.catalogue import Catalogue
@@ -39,6 +41,7 @@ from hsmvault.vault.keys import KeyMaker
 from hsmvault.vault.life import KeyLife
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import Clock, Hsm, Store, Witness
+from hsmvault.vault.vault_keeper import VaultKeeper
 from hsmvault.vault.writing import Writer
 
 SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
@@ -46,6 +49,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
     crypto_service_pb2.DESCRIPTOR.services_by_name["CryptoService"],
     access_service_pb2.DESCRIPTOR.services_by_name["AccessService"],
     region_service_pb2.DESCRIPTOR.services_by_name["RegionService"],
+    vault_service_pb2.DESCRIPTOR.services_by_name["VaultService"],
 )
 MESSAGE_BYTES: Final = 256 * 1024
 """Twice 64 KiB, plaintext and additional data, and room for the rest."""
@@ -276,6 +280,7 @@ def build(
             AccessKeeper(store, memory, writer, clock, new_id)
         ),
         "RegionService": RegionServicer(memory, manager, partitions, clock),
+        "VaultService": VaultServicer(VaultKeeper(store, memory, writer)),
     }
     guard = Guard(
         memory,

@@ -7,6 +7,7 @@ import click
 from hsmvault.cli import bars, printing
 from hsmvault.cli.groups import Command, Group
 from hsmvault.cli.region import region
+from hsmvault.cli.vault import vault
 from hsmvault.client.profile import Profile
 from hsmvault.regions import birth, certificates
 from hsmvault.regions.certificates import CALLER_DAYS, ClientFiles
@@ -147,11 +148,6 @@ def _typed_pins() -> dict[str, str]:
         )
         for name in PARTITIONS
     }
-
-
-@click.group(cls=Group)
-def vault() -> None:
-    """Found a vault."""
 
 
 @vault.command(

@@ -13,7 +13,7 @@ import click
 from hsmvault.cli import failing
 from hsmvault.cli.crypto import crypto
 from hsmvault.cli.dev import dev
-from hsmvault.cli.founding import caller, vault
+from hsmvault.cli.founding import caller
 from hsmvault.cli.generic import client_config
 from hsmvault.cli.groups import Group
 from hsmvault.cli.key import key, version
@@ -21,6 +21,7 @@ from hsmvault.cli.local import ceremony, partition, serve
 from hsmvault.cli.region import region
 from hsmvault.cli.role import role
 from hsmvault.cli.status import status, topology
+from hsmvault.cli.vault import vault
 from hsmvault.model.errors import ConfigurationError, VaultError
 
 

@@ -17,6 +17,7 @@ from hsmvault.client.profile import Profile
 from hsmvault.client.refresh import Refresher
 from hsmvault.client.regions import Regions
 from hsmvault.client.roles import Roles
+from hsmvault.client.settings import Settings
 from hsmvault.client.topology import VaultMap
 from hsmvault.model.errors import ConfigurationError, Unavailable
 from hsmvault.model.log import Position
@@ -32,6 +33,8 @@ call should not find only one of three."""
 
 class Vault(Crypto):
     """A connected vault: crypto calls here, `keys`, `roles`, `regions` beside them.
+
+    `settings` are the vault's own.
 
     May be used by any number of threads. `at` and `session` give views of the same
     connections; only the vault that `connect` returned needs closing.
@@ -51,6 +54,7 @@ class Vault(Crypto):
         self.keys = Keys(caller)
         self.roles = Roles(caller)
         self.regions = Regions(caller)
+        self.settings = Settings(caller)
 
     def at(self, region: str) -> "Vault":
         """Return a view whose calls only this region answers; no failing over."""

@@ -12,6 +12,7 @@ from hsmvault.v1 import crypto_service_pb2 as crypto
 from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1 import region_service_pb2 as regions
 from hsmvault.v1 import resources_pb2 as resources
+from hsmvault.v1 import vault_service_pb2 as vault
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
@@ -198,4 +199,11 @@ WAIT_FOR_POSITION: Final = _method(
 )
 GET_TOPOLOGY: Final = _method(
     "RegionService/GetTopology", regions.GetTopologyRequest, regions.Topology
+)
+
+GET_VAULT: Final = _method(
+    "VaultService/GetVault", vault.GetVaultRequest, resources.Vault
+)
+UPDATE_VAULT: Final = _method(
+    "VaultService/UpdateVault", vault.UpdateVaultRequest, resources.Vault, _ID
 )

@@ -36,6 +36,8 @@ class Permission(StrEnum):
     REGIONS_READ = "regions/read/action"
     REGIONS_WRITE = "regions/write/action"
     REGIONS_DELETE = "regions/delete/action"
+    VAULT_READ = "vault/read/action"
+    VAULT_WRITE = "vault/write/action"
     TOPOLOGY_READ = "topology/read/action"
     """Held by every known caller: where to connect, and how far each region is."""
 
@@ -98,6 +100,8 @@ MATRIX: Final[Mapping[str, str]] = MappingProxyType(
         "regions/read/action": "AD AU",
         "regions/write/action": "AD",
         "regions/delete/action": "AD",
+        "vault/read/action": "AD CO PA AU",
+        "vault/write/action": "AD",
         "topology/read/action": "",
     }
 )
@@ -154,7 +158,7 @@ ADMINISTRATOR: Final = _role(
     "AD",
     "a290e904-7015-4bba-90c8-60543313cdb4",
     "Administrator",
-    "Regions and roles; no key operation.",
+    "The vault's settings, regions and roles; no key operation.",
 )
 CRYPTO_OFFICER: Final = _role(
     "CO",
@@ -178,7 +182,7 @@ CRYPTO_AUDITOR: Final = _role(
     "AU",
     "2c18b078-7c48-4d3a-af88-5a3a1b3f82b3",
     "Crypto Auditor",
-    "Reads keys, deleted keys, roles and regions; changes and uses nothing.",
+    "Reads keys, deleted keys, roles, regions and settings; changes and uses nothing.",
 )
 ENCRYPTION_USER: Final = _role(
     "SE",

@@ -185,6 +185,14 @@ class Algorithm(StrEnum):
     A256KW = "A256KW"
 
 
+LEGACY: Final = frozenset(
+    {
+        "RSA1_5",
+        *(f"A{bits}{mode}" for bits in (128, 192, 256) for mode in ("CBC", "CBCPAD")),
+    }
+)
+"""Algorithms that are refused unless the vault's `legacy_algorithms` name them."""
+
 _SIGNING: Final = frozenset({Operation.SIGN, Operation.VERIFY})
 _ENCRYPTING: Final = frozenset({Operation.ENCRYPT, Operation.DECRYPT})
 _WRAPPING: Final = frozenset({Operation.WRAP_KEY, Operation.UNWRAP_KEY})

@@ -77,6 +77,10 @@ class AccessDenied(VaultError):
     """The caller holds no assignment that allows this. Checked before existence."""
 
 
+class NetworkNotAllowed(AccessDenied):
+    """The caller's address lies in none of the networks that the vault allows."""
+
+
 class NotFound(VaultError):
     """The named resource does not exist."""
 
@@ -117,6 +121,14 @@ class LimitReached(WrongState):
     """There are as many as there may be. Remove one first."""
 
 
+class PurgeProtectionIrreversible(WrongState):
+    """Purge protection is on, and stays on for as long as the vault exists."""
+
+
+class LockOut(WrongState):
+    """The change would keep its own author from ever calling again."""
+
+
 class RegionBusy(WrongState):
     """Another operation on regions is in flight."""
 
@@ -147,6 +159,10 @@ class PositionLost(Conflict):
 
 class Overloaded(VaultError):
     """The vault is at a limit of its own."""
+
+
+class RateLimited(Overloaded):
+    """The caller makes more calls than the vault's rate limit lets it."""
 
 
 class NoFreeSession(Overloaded):

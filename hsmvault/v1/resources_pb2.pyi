@@ -495,6 +495,106 @@ class Region(_message.Message):
 Global___Region: _TypeAlias = Region  # noqa: Y015
 
 @_typing.final
+class Vault(_message.Message):
+    """The vault itself: one per set of regions. Nothing in it is secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VAULT_ID_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    PURGE_PROTECTION_FIELD_NUMBER: _builtins.int
+    PRIMARY_DOWN_WRITES_FIELD_NUMBER: _builtins.int
+    REGION_LIMIT_FIELD_NUMBER: _builtins.int
+    CLIENT_CA_FIELD_NUMBER: _builtins.int
+    CLIENT_CRL_FIELD_NUMBER: _builtins.int
+    LEGACY_ALGORITHMS_FIELD_NUMBER: _builtins.int
+    ROLE_ESCALATION_FIELD_NUMBER: _builtins.int
+    ECDSA_FAULT_GUARD_FIELD_NUMBER: _builtins.int
+    KEY_LIMIT_FIELD_NUMBER: _builtins.int
+    VERSION_LIMIT_FIELD_NUMBER: _builtins.int
+    ALLOWED_NETWORKS_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Always `vault`."""
+    vault_id: _builtins.str
+    retention_days: _builtins.int
+    """How long a deleted key can be recovered: chosen when the vault was made."""
+    purge_protection: _builtins.bool
+    """While true, nobody purges before the retention has ended. Never goes back to false."""
+    primary_down_writes: _builtins.str
+    """What becomes of writes while the primary cannot be reached: `manual` (an operator
+    promotes another region) or `deny` (nobody is promoted).
+    """
+    region_limit: _builtins.int
+    """How many extended regions there may be: 0 to 16."""
+    client_ca: _builtins.str
+    """PEM of the CA whose certificates identify callers."""
+    client_crl: _builtins.str
+    """PEM of that CA's certificate revocation list (RFC 5280); empty: none is revoked."""
+    role_escalation: _builtins.bool
+    """Crypto Officers and Policy Administrators may grant what they do not hold."""
+    ecdsa_fault_guard: _builtins.bool
+    """ECDSA signatures are verified before they leave, as RSA ones always are."""
+    key_limit: _builtins.int
+    """How many keys there may be, deleted ones included; 0: as many as fit. When there
+    are more already, no new one is made.
+    """
+    version_limit: _builtins.int
+    """How many versions a key may have: 1 to 1000."""
+    rate_limit: _builtins.int
+    """Calls per second that each principal may make of each partition; 0: any."""
+    etag: _builtins.str
+    """Changes whenever the vault's settings do."""
+    position: _builtins.str
+    @_builtins.property
+    def legacy_algorithms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Algorithms that are refused unless they stand here: `RSA1_5`, `A128CBC`,
+        `A192CBC`, `A256CBC`, `A128CBCPAD`, `A192CBCPAD`, `A256CBCPAD`.
+        """
+
+    @_builtins.property
+    def allowed_networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """CIDR blocks (IPv4, IPv6) that callers may come from; empty: any. At most 64. In
+        force on all partitions of the region when UpdateVault answers.
+        """
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        vault_id: _builtins.str = ...,
+        retention_days: _builtins.int = ...,
+        purge_protection: _builtins.bool = ...,
+        primary_down_writes: _builtins.str = ...,
+        region_limit: _builtins.int = ...,
+        client_ca: _builtins.str = ...,
+        client_crl: _builtins.str = ...,
+        legacy_algorithms: _abc.Iterable[_builtins.str] | None = ...,
+        role_escalation: _builtins.bool = ...,
+        ecdsa_fault_guard: _builtins.bool = ...,
+        key_limit: _builtins.int = ...,
+        version_limit: _builtins.int = ...,
+        allowed_networks: _abc.Iterable[_builtins.str] | None = ...,
+        rate_limit: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_networks", b"allowed_networks", "client_ca", b"client_ca", "client_crl", b"client_crl", "create_time", b"create_time", "ecdsa_fault_guard", b"ecdsa_fault_guard", "etag", b"etag", "key_limit", b"key_limit", "legacy_algorithms", b"legacy_algorithms", "name", b"name", "position", b"position", "primary_down_writes", b"primary_down_writes", "purge_protection", b"purge_protection", "rate_limit", b"rate_limit", "region_limit", b"region_limit", "retention_days", b"retention_days", "role_escalation", b"role_escalation", "vault_id", b"vault_id", "version_limit", b"version_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Vault: _TypeAlias = Vault  # noqa: Y015
+
+@_typing.final
 class Served(_message.Message):
     """Where a request was served."""
 

@@ -268,13 +268,16 @@ class Memory:
             regions = MappingProxyType(
                 {**regions, **{f.record.id: f for f in changed.values()}}
             )
+        vault = view.vault
+        if tail.vault:
+            vault = self._again(["vault"], VaultRecord, view)["vault"].record
         self.ring.drop(tail.keys)
         self._see(tail)
         self._close(tail)
         self._view = View.of(
             region=self.region,
             head=tail.head,
-            vault=view.vault,
+            vault=vault,
             lineage=view.lineage,
             regions=regions,
             regions_index=tail.regions_index or view.regions_index,

@@ -20,6 +20,7 @@ class Tail:
 
     head: Head
     everything: bool = False
+    vault: bool = False
     access: set[str] = field(default_factory=set)
     access_index: int = 0
     regions: set[str] = field(default_factory=set)
@@ -34,8 +35,10 @@ class Tail:
 
     def add(self, entry: Entry) -> None:
         index = entry.position.index
-        if entry.kind in {Kind.EPOCH, Kind.VAULT}:
+        if entry.kind is Kind.EPOCH:
             self.everything = True
+        elif entry.kind is Kind.VAULT:
+            self.vault = True
         elif entry.kind in ACCESS_KINDS:
             self.access.add(entry.resource)
             self.access_index = index

@@ -9,7 +9,8 @@ import pytest
 
 from hsmvault.v1 import access_service_pb2 as access
 from hsmvault.v1 import key_service_pb2 as keys
-from hsmvault.v1.resources_pb2 import Key, KeySpec, RoleAssignment
+from hsmvault.v1 import vault_service_pb2 as vault
+from hsmvault.v1.resources_pb2 import Key, KeySpec, RoleAssignment, Vault
 from tests.support.served import Served, make_key, refusal, served
 
 
@@ -58,6 +59,9 @@ WRITES: dict[str, Callable[[Served], Any]] = {
     ),
     "PurgeKey": lambda one: one.olga.keys.PurgeKey(
         keys.PurgeKeyRequest(name="keys/gone", validate_only=True)
+    ),
+    "UpdateVault": lambda one: one.ada.vault.UpdateVault(
+        vault.UpdateVaultRequest(vault=Vault(rate_limit=7), validate_only=True)
     ),
     "CreateRoleAssignment": lambda one: _grant(one, "CN=new"),
 }

@@ -267,6 +267,27 @@ def test_roles_are_assigned_and_revoked(admin: Typed, vault: LiveVault) -> None:
     assert "role assign" in refused.err
 
 
+def test_the_vaults_settings_are_shown_and_changed(admin: Typed, alice: Typed) -> None:
+    changed = admin(
+        *("vault", "set", "--rate-limit", 100_000, "--legacy-algorithm", "+RSA1_5"),
+        *("--allowed-network", "127.0.0.0/8", "--allowed-network", "::1/128"),
+    )
+    shown = admin("vault", "show", "--output", "json")
+    admin("vault", "set", "--rate-limit", 0, "--legacy-algorithm=-RSA1_5")
+    back = admin("vault", "set", "--any-network", "--output", "json")
+
+    assert changed.code == 0, changed.err
+    assert b"RSA1_5" in changed.out
+    known = json.loads(shown.out)
+    assert (known["rate_limit"], known["legacy_algorithms"]) == (100_000, ["RSA1_5"])
+    assert known["allowed_networks"] == ["127.0.0.0/8", "::1/128"]
+    assert json.loads(back.out)["allowed_networks"] == []
+    assert json.loads(back.out)["legacy_algorithms"] == []
+    assert admin("vault", "set").code == 2
+    assert admin("vault", "set", "--allowed-network", "10.0.0.0/8").code == 8
+    assert alice("vault", "show").code == 5
+
+
 def test_an_unknown_role_is_answered_with_the_known_ones(admin: Typed) -> None:
     refused = admin("role", "assign", "CN=bob", "Emperor")
 

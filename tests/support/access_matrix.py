@@ -25,7 +25,15 @@ from hsmvault.v1 import access_service_pb2 as access
 from hsmvault.v1 import crypto_service_pb2 as crypto
 from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1 import region_service_pb2 as regions
-from hsmvault.v1.resources_pb2 import Key, KeySpec, KeyVersion, Region, RoleAssignment
+from hsmvault.v1 import vault_service_pb2 as vault
+from hsmvault.v1.resources_pb2 import (
+    Key,
+    KeySpec,
+    KeyVersion,
+    Region,
+    RoleAssignment,
+    Vault,
+)
 from tests.support.served import region
 
 Code = grpc.StatusCode
@@ -101,6 +109,8 @@ ACTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "regions/read/action": "AD AU",
         "regions/write/action": "AD",
         "regions/delete/action": "AD",
+        "vault/read/action": "AD CO PA AU",
+        "vault/write/action": "AD",
         "topology/read/action": "",
     }
 )
@@ -363,6 +373,14 @@ _REGIONS: Final = {
     ),
     "GetTopology": _whole(EVERYBODY, regions.GetTopologyRequest(), OK),
 }
+_VAULT: Final = {
+    "GetVault": _whole("vault/read/action", vault.GetVaultRequest(), OK),
+    "UpdateVault": _whole(
+        "vault/write/action",
+        vault.UpdateVaultRequest(vault=Vault(etag="old", rate_limit=1)),
+        STALE,
+    ),
+}
 
 ROWS: Final[Mapping[str, Row]] = MappingProxyType(
     {
@@ -372,6 +390,7 @@ ROWS: Final[Mapping[str, Row]] = MappingProxyType(
             ("CryptoService", _CRYPTO),
             ("AccessService", _ACCESS),
             ("RegionService", _REGIONS),
+            ("VaultService", _VAULT),
         )
         for rpc, row in rows.items()
     }

@@ -44,6 +44,7 @@ from hsmvault.v1.key_service_pb2 import CreateKeyRequest
 from hsmvault.v1.key_service_pb2_grpc import KeyServiceStub
 from hsmvault.v1.region_service_pb2_grpc import RegionServiceStub
 from hsmvault.v1.resources_pb2 import Key, KeySpec, RoleAssignment
+from hsmvault.v1.vault_service_pb2_grpc import VaultServiceStub
 from hsmvault.vault.checked import KINDS
 from hsmvault.vault.ports import (
     Awaited,
@@ -206,7 +207,7 @@ class Served:
 
 
 class Caller:
-    """The four services as one caller sees them."""
+    """The services as one caller sees them."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
@@ -214,6 +215,7 @@ class Caller:
         self.crypto = CryptoServiceStub(channel)
         self.access = AccessServiceStub(channel)
         self.regions = RegionServiceStub(channel)
+        self.vault = VaultServiceStub(channel)
 
 
 @contextmanager
