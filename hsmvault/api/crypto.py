@@ -66,6 +66,8 @@ class CryptoServicer:
         )
 
     def verify(self, request: pb.VerifyRequest, call: Call | None) -> pb.VerifyResponse:
+        intact = require_intact(request, "digest", request.digest or request.data)
+        intact_signature = require_intact(request, "signature", request.signature)
         name, valid = self._crypto.verify(
             *key_or_version(request.name),
             request.algorithm,
@@ -77,6 +79,8 @@ class CryptoServicer:
             name=name,
             algorithm=request.algorithm,
             valid=valid,
+            verified_digest_crc32c=intact,
+            verified_signature_crc32c=intact_signature,
             served=self.served(call),
         )
 
@@ -129,19 +133,23 @@ class CryptoServicer:
     def re_encrypt(
         self, request: pb.ReEncryptRequest, call: Call | None
     ) -> pb.ReEncryptResponse:
+        aad = request.additional_authenticated_data
+        target_aad = request.target_additional_authenticated_data
+        intact = require_intact(request, "ciphertext", request.ciphertext)
+        intact_aad = require_intact(request, "additional_authenticated_data", aad)
+        intact_target = require_intact(
+            request, "target_additional_authenticated_data", target_aad
+        )
         source = Source(
             *key_or_version(request.name),
             request.algorithm,
             Sealed(request.iv, request.ciphertext, request.tag),
-            _bound(request.additional_authenticated_data, request.encryption_context),
+            _bound(aad, request.encryption_context),
         )
         target = Target(
             *key_or_version(request.target_name),
             request.target_algorithm,
-            _bound(
-                request.target_additional_authenticated_data,
-                request.target_encryption_context,
-            ),
+            _bound(target_aad, request.target_encryption_context),
         )
         source_name, name, sealed = self._crypto.reencrypt(source, target)
         return pb.ReEncryptResponse(
@@ -151,32 +159,48 @@ class CryptoServicer:
             iv=sealed.iv,
             tag=sealed.tag,
             source_name=source_name,
+            ciphertext_crc32c=crc32c(sealed.ciphertext),
+            verified_ciphertext_crc32c=intact,
+            verified_additional_authenticated_data_crc32c=intact_aad,
+            verified_target_additional_authenticated_data_crc32c=intact_target,
             served=self.served(call),
         )
 
     def wrap_key(
         self, request: pb.WrapKeyRequest, call: Call | None
     ) -> pb.WrapKeyResponse:
+        intact = require_intact(request, "plaintext", request.plaintext)
         name, wrapped = self._crypto.wrap(
-            *key_or_version(request.name), request.algorithm, request.plaintext
+            *key_or_version(request.name),
+            request.algorithm,
+            request.plaintext,
+            context=request.encryption_context,
         )
         return pb.WrapKeyResponse(
             name=name,
             algorithm=request.algorithm,
             wrapped=wrapped,
+            wrapped_crc32c=crc32c(wrapped),
+            verified_plaintext_crc32c=intact,
             served=self.served(call),
         )
 
     def unwrap_key(
         self, request: pb.UnwrapKeyRequest, call: Call | None
     ) -> pb.UnwrapKeyResponse:
+        intact = require_intact(request, "wrapped", request.wrapped)
         name, plaintext = self._crypto.unwrap(
-            *key_or_version(request.name), request.algorithm, request.wrapped
+            *key_or_version(request.name),
+            request.algorithm,
+            request.wrapped,
+            context=request.encryption_context,
         )
         return pb.UnwrapKeyResponse(
             name=name,
             algorithm=request.algorithm,
             plaintext=plaintext,
+            plaintext_crc32c=crc32c(plaintext),
+            verified_wrapped_crc32c=intact,
             served=self.served(call),
         )
 
@@ -184,13 +208,19 @@ class CryptoServicer:
         self, request: pb.GenerateDataKeyRequest, call: Call | None
     ) -> pb.GenerateDataKeyResponse:
         name, algorithm, plaintext, wrapped = self._crypto.data_key(
-            *key_or_version(request.name), request.algorithm, request.bytes
+            *key_or_version(request.name),
+            request.algorithm,
+            request.bytes,
+            context=request.encryption_context,
         )
+        shown = b"" if request.without_plaintext else plaintext
         return pb.GenerateDataKeyResponse(
             name=name,
             algorithm=algorithm,
-            plaintext=b"" if request.without_plaintext else plaintext,
+            plaintext=shown,
+            plaintext_crc32c=crc32c(shown),
             wrapped=wrapped,
+            wrapped_crc32c=crc32c(wrapped),
             served=self.served(call),
         )
 

@@ -40,6 +40,7 @@ from hsmvault.vault.crypto import Crypto
 from hsmvault.vault.keys import KeyMaker
 from hsmvault.vault.life import KeyLife
 from hsmvault.vault.memory import Memory
+from hsmvault.vault.plans import Plans
 from hsmvault.vault.ports import Clock, Hsm, Store, Witness
 from hsmvault.vault.vault_keeper import VaultKeeper
 from hsmvault.vault.writing import Writer
@@ -274,7 +275,7 @@ def build(
             memory,
         ),
         "CryptoService": BatchingServicer(
-            Crypto(hsm, memory, clock), region=region, partition=partition
+            Crypto(hsm, Plans(memory, clock)), region=region, partition=partition
         ),
         "AccessService": AccessServicer(
             AccessKeeper(store, memory, writer, clock, new_id)

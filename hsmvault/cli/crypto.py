@@ -261,13 +261,20 @@ def re_encrypt(
 @click.argument("name")
 @files.ALGORITHM
 @files.IN
+@files.CONTEXT
 @files.OUT
 @connected
 def wrap(
-    asking: Asking, name: str, algorithm: str, source: IO[bytes], target: Path | None
+    asking: Asking,
+    *,
+    name: str,
+    algorithm: str,
+    source: IO[bytes],
+    context: dict[str, str],
+    target: Path | None,
 ) -> None:
     """Wrap a key of yours into a JSON file that `unwrap` opens."""
-    answer = asking.vault.wrap(name, algorithm, source.read())
+    answer = asking.vault.wrap(name, algorithm, source.read(), context=context)
     fields = {
         "name": answer.name,
         "algorithm": answer.algorithm,
@@ -280,13 +287,19 @@ def wrap(
     cls=Command, examples=["hsmvault crypto unwrap data.json --out data.key"]
 )
 @files.FILE
+@files.CONTEXT
 @files.OUT
 @connected
-def unwrap(asking: Asking, source: IO[bytes], target: Path | None) -> None:
+def unwrap(
+    asking: Asking, source: IO[bytes], context: dict[str, str], target: Path | None
+) -> None:
     """Unwrap what `wrap` or `data-key` wrote, in any region."""
     fields = files.read_json(source, ("wrapped",))
     answer = asking.vault.unwrap(
-        str(fields["name"]), str(fields["algorithm"]), fields["wrapped"]
+        str(fields["name"]),
+        str(fields["algorithm"]),
+        fields["wrapped"],
+        context=context,
     )
     files.write(answer.plaintext, target)
 
@@ -306,6 +319,7 @@ def unwrap(asking: Asking, source: IO[bytes], target: Path | None) -> None:
     help="File for the data key in clear (made 0600): use it, then remove it. "
     "Without, only the wrapped one is made.",
 )
+@files.CONTEXT
 @files.OUT
 @connected
 def data_key(
@@ -315,11 +329,16 @@ def data_key(
     algorithm: str,
     size: int,
     plaintext: Path | None,
+    context: dict[str, str],
     target: Path | None,
 ) -> None:
     """Make a data key: in clear into one file, wrapped into another."""
     answer = asking.vault.generate_data_key(
-        name, algorithm=algorithm, size=size, without_plaintext=plaintext is None
+        name,
+        algorithm=algorithm,
+        size=size,
+        without_plaintext=plaintext is None,
+        context=context,
     )
     if plaintext is not None:
         files.write(answer.plaintext, plaintext)

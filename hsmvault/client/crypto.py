@@ -90,6 +90,8 @@ class Crypto:
             digest=digest,
             signature=signature,
             data=data,
+            digest_crc32c=google_crc32c.value(digest or data),
+            signature_crc32c=google_crc32c.value(signature),
         )
         return self._caller.call(methods.VERIFY, request, **options)
 
@@ -175,26 +177,58 @@ class Crypto:
             target_algorithm=target_algorithm,
             target_additional_authenticated_data=target_aad,
             target_encryption_context=target_context,
+            ciphertext_crc32c=google_crc32c.value(sealed.ciphertext),
+            additional_authenticated_data_crc32c=google_crc32c.value(aad),
+            target_additional_authenticated_data_crc32c=google_crc32c.value(target_aad),
         )
-        return self._caller.call(methods.RE_ENCRYPT, request, **options)
+        answer = self._caller.call(methods.RE_ENCRYPT, request, **options)
+        if answer.verified_ciphertext_crc32c:
+            _require_intact(answer.ciphertext, answer.ciphertext_crc32c)
+        return answer
 
     def wrap(
-        self, name: str, algorithm: str, plaintext: bytes, **options: Unpack[Options]
+        self,
+        name: str,
+        algorithm: str,
+        plaintext: bytes,
+        *,
+        context: Mapping[str, str] | None = None,
+        **options: Unpack[Options],
     ) -> messages.WrapKeyResponse:
-        """Wrap a key of yours."""
+        """Wrap a key of yours; by A*GCM bound to `context`, needed to unwrap."""
         request = messages.WrapKeyRequest(
-            name=key_name(name), algorithm=algorithm, plaintext=plaintext
+            name=key_name(name),
+            algorithm=algorithm,
+            plaintext=plaintext,
+            encryption_context=context,
+            plaintext_crc32c=google_crc32c.value(plaintext),
         )
-        return self._caller.call(methods.WRAP_KEY, request, **options)
+        answer = self._caller.call(methods.WRAP_KEY, request, **options)
+        if answer.verified_plaintext_crc32c:
+            _require_intact(answer.wrapped, answer.wrapped_crc32c)
+        return answer
 
     def unwrap(
-        self, name: str, algorithm: str, wrapped: bytes, **options: Unpack[Options]
+        self,
+        name: str,
+        algorithm: str,
+        wrapped: bytes,
+        *,
+        context: Mapping[str, str] | None = None,
+        **options: Unpack[Options],
     ) -> messages.UnwrapKeyResponse:
         """Unwrap what `wrap` or `generate_data_key` made, in any region."""
         request = messages.UnwrapKeyRequest(
-            name=key_name(name), algorithm=algorithm, wrapped=wrapped
+            name=key_name(name),
+            algorithm=algorithm,
+            wrapped=wrapped,
+            encryption_context=context,
+            wrapped_crc32c=google_crc32c.value(wrapped),
         )
-        return self._caller.call(methods.UNWRAP_KEY, request, **options)
+        answer = self._caller.call(methods.UNWRAP_KEY, request, **options)
+        if answer.verified_wrapped_crc32c:
+            _require_intact(answer.plaintext, answer.plaintext_crc32c)
+        return answer
 
     def generate_data_key(
         self,
@@ -203,19 +237,26 @@ class Crypto:
         algorithm: str = "",
         size: int = 32,
         without_plaintext: bool = False,
+        context: Mapping[str, str] | None = None,
         **options: Unpack[Options],
     ) -> messages.GenerateDataKeyResponse:
         """Make a data key of `size` bytes: use `plaintext`, keep `wrapped`.
 
-        `without_plaintext`: for somebody else to unwrap, later.
+        `without_plaintext`: for somebody else to unwrap, later. `context`: needed to
+        unwrap it; the key wraps by A*GCM then.
         """
         request = messages.GenerateDataKeyRequest(
             name=key_name(name),
             algorithm=algorithm,
             bytes=size,
             without_plaintext=without_plaintext,
+            encryption_context=context,
         )
-        return self._caller.call(methods.GENERATE_DATA_KEY, request, **options)
+        answer = self._caller.call(methods.GENERATE_DATA_KEY, request, **options)
+        if answer.wrapped_crc32c:
+            _require_intact(answer.wrapped, answer.wrapped_crc32c)
+            _require_intact(answer.plaintext, answer.plaintext_crc32c)
+        return answer
 
     def batch(
         self, items: Iterable[messages.BatchItem], **options: Unpack[Options]

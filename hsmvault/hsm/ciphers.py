@@ -7,10 +7,10 @@ from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import GCMParams, Mechanism
 from pkcs11.mechanisms import KeyType as CkKeyType
 
-from hsmvault.hsm import oaep
+from hsmvault.hsm import oaep, pkcs1
 from hsmvault.hsm.core import Core
 from hsmvault.hsm.mechanisms import IV_BYTES, KW_BLOCK, KW_LEAST, MACS, OAEP, TAG_BYTES
-from hsmvault.hsm.opened import destroy
+from hsmvault.hsm.opened import Opened, destroy
 from hsmvault.hsm.session import Session
 from hsmvault.model.algorithms import Algorithm
 from hsmvault.model.errors import CiphertextInvalid, InvalidRequest
@@ -150,3 +150,19 @@ def decrypt_oaep(
             return plaintext
     raw: bytes = key.decrypt(ciphertext, mechanism=Mechanism.RSA_X_509)
     return oaep.unpad(raw.rjust(len(ciphertext), b"\0"))
+
+
+_REJECTION: Final = "rejection"
+
+
+def decrypt_pkcs1(opened: Opened, ciphertext: bytes, public_key: bytes) -> bytes:
+    """Decrypt PKCS #1 v1.5: by raw RSA, and no padding is an error."""
+    key, size = opened.key, len(ciphertext)
+    secret = opened.secrets.get(_REJECTION)
+    if secret is None:
+        asked = pkcs1.challenge(public_key, size)
+        answered: bytes = key.decrypt(asked, mechanism=Mechanism.RSA_X_509)
+        secret = pkcs1.rejection_secret(answered.rjust(size, b"\0"))
+        opened.secrets[_REJECTION] = secret
+    raw: bytes = key.decrypt(ciphertext, mechanism=Mechanism.RSA_X_509)
+    return pkcs1.decode(raw.rjust(size, b"\0"), ciphertext, secret)

@@ -129,5 +129,7 @@ OAEP: Final[Mapping[Algorithm, Oaep]] = MappingProxyType(
     }
 )
 
-GCM: Final = frozenset({Algorithm.A128GCM, Algorithm.A192GCM, Algorithm.A256GCM})
+RSA: Final = frozenset({*OAEP, Algorithm.RSA1_5})
+"""What encrypts and wraps by an RSA key."""
+
 KW: Final = frozenset({Algorithm.A128KW, Algorithm.A192KW, Algorithm.A256KW})

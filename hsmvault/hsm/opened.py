@@ -6,7 +6,7 @@ lock here, and no key is destroyed while another thread uses it.
 
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -25,6 +25,8 @@ class Opened:
     """python-pkcs11 makes a class of its own for every object."""
     public: RSAPublicKey | None
     """The public half of an RSA key: what it signs is verified before it leaves."""
+    secrets: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    """What the key itself makes once, for as long as it is open."""
 
 
 class OpenKeys:

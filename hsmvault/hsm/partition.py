@@ -10,13 +10,13 @@ from typing import Any, Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from hsmvault.hsm import ciphers, generating, public
+from hsmvault.hsm import cbc, ciphers, generating, public
 from hsmvault.hsm.core import Core, PartitionConfig
 from hsmvault.hsm.mechanisms import (
-    GCM,
     KW,
     MACS,
     OAEP,
+    RSA,
     SIGNATURE_BYTES_MAX,
     SIGNING,
     Signing,
@@ -26,7 +26,7 @@ from hsmvault.hsm.opening import check, open_material, opened
 from hsmvault.hsm.pooling import Pooling
 from hsmvault.hsm.session import GENERATION_SECONDS, Doing, Session
 from hsmvault.hsm.templates import Purpose, first_purpose
-from hsmvault.model.algorithms import Algorithm, KeySpec, KeyType
+from hsmvault.model.algorithms import CBC, CBC_PAD, GCM, Algorithm, KeySpec, KeyType
 from hsmvault.model.errors import (
     AlgorithmUnsupported,
     CiphertextInvalid,
@@ -39,6 +39,7 @@ from hsmvault.model.material import Generated, Material, Sealed
 _RANDOM_MOST: Final = 1 << 20
 # C_GenerateRandom takes what it is asked for; a slip must not ask for gigabytes.
 _TEST_DIGEST: Final = bytes(range(32))
+_CHAINED: Final = CBC | CBC_PAD
 
 
 class Partition(Pooling):
@@ -190,8 +191,10 @@ class Partition(Pooling):
     def encrypt(
         self, material: Material, algorithm: Algorithm, plaintext: bytes, aad: bytes
     ) -> Sealed:
-        if algorithm in OAEP:
+        if algorithm in RSA:
             return Sealed(b"", self._encrypt_rsa(material, algorithm, plaintext), b"")
+        if algorithm in _CHAINED:
+            return self._encrypt_cbc(material, algorithm, plaintext)
         _require(algorithm, algorithm in GCM, "encrypt")
 
         def work(session: Session) -> Sealed:
@@ -200,11 +203,24 @@ class Partition(Pooling):
 
         return self._core.run(work)
 
+    def _encrypt_cbc(
+        self, material: Material, algorithm: Algorithm, plaintext: bytes
+    ) -> Sealed:
+        cbc.require_blocks(algorithm, plaintext)
+
+        def work(session: Session) -> Sealed:
+            key = opened(self._core, session, material, Purpose.CBC)
+            return cbc.encrypt(session, key.key, algorithm, plaintext)
+
+        return self._core.run(work)
+
     def decrypt(
         self, material: Material, algorithm: Algorithm, sealed: Sealed, aad: bytes
     ) -> bytes:
-        if algorithm in OAEP:
+        if algorithm in RSA:
             return self._decrypt_rsa(material, algorithm, sealed.ciphertext)
+        if algorithm in _CHAINED:
+            return self._decrypt_cbc(material, algorithm, sealed)
         _require(algorithm, algorithm in GCM, "decrypt")
         ciphers.require_gcm(sealed)
 
@@ -214,8 +230,19 @@ class Partition(Pooling):
 
         return self._core.run(work, doing=Doing.DECRYPTING)
 
+    def _decrypt_cbc(
+        self, material: Material, algorithm: Algorithm, sealed: Sealed
+    ) -> bytes:
+        cbc.require_sealed(sealed)
+
+        def work(session: Session) -> bytes:
+            key = opened(self._core, session, material, Purpose.CBC)
+            return cbc.decrypt(key.key, algorithm, sealed)
+
+        return self._core.run(work, doing=Doing.DECRYPTING)
+
     def wrap(self, material: Material, algorithm: Algorithm, plaintext: bytes) -> bytes:
-        if algorithm in OAEP:
+        if algorithm in RSA:
             return self._encrypt_rsa(material, algorithm, plaintext)
         _require(algorithm, algorithm in KW, "wrap")
         ciphers.require_kw(plaintext)
@@ -227,7 +254,7 @@ class Partition(Pooling):
         return self._core.run(work)
 
     def unwrap(self, material: Material, algorithm: Algorithm, wrapped: bytes) -> bytes:
-        if algorithm in OAEP:
+        if algorithm in RSA:
             return self._decrypt_rsa(material, algorithm, wrapped)
         _require(algorithm, algorithm in KW, "unwrap")
         ciphers.require_kw_wrapped(wrapped)
@@ -242,22 +269,23 @@ class Partition(Pooling):
         self, material: Material, algorithm: Algorithm, plaintext: bytes
     ) -> bytes:
         half = _rsa_half(material, algorithm)
-        return public.encrypt(half, OAEP[algorithm].known, plaintext)
+        hashed = OAEP[algorithm].known if algorithm in OAEP else None
+        return public.encrypt(half, hashed, plaintext)
 
     def _decrypt_rsa(
         self, material: Material, algorithm: Algorithm, ciphertext: bytes
     ) -> bytes:
-        if len(ciphertext) * 8 != _rsa_half(material, algorithm).key_size:
+        half = _rsa_half(material, algorithm)
+        below = int.from_bytes(ciphertext, "big") < half.public_numbers().n
+        # Anybody can tell this of a ciphertext, so it says nothing (RFC 8017, 5.1.2).
+        if len(ciphertext) * 8 != half.key_size or not below:
             raise CiphertextInvalid("the ciphertext does not decrypt")
 
         def work(session: Session) -> bytes:
             key = opened(self._core, session, material, Purpose.CIPHER)
-            return ciphers.decrypt_oaep(
-                self._core,
-                key.key,
-                algorithm,
-                ciphertext,
-            )
+            if algorithm is Algorithm.RSA1_5:
+                return ciphers.decrypt_pkcs1(key, ciphertext, material.public_key)
+            return ciphers.decrypt_oaep(self._core, key.key, algorithm, ciphertext)
 
         return self._core.run(work, doing=Doing.DECRYPTING)
 

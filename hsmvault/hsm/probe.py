@@ -15,6 +15,8 @@ from hsmvault.hsm import enforcement, module, public
 from hsmvault.hsm.attributes import mapper
 from hsmvault.hsm.enforcement import Kwp, Profile
 from hsmvault.hsm.mechanisms import OAEP
+from hsmvault.hsm.opened import destroy
+from hsmvault.hsm.templates import KWP_MECHANISM
 from hsmvault.model.algorithms import Algorithm
 
 NEEDED: Final[Mapping[Mechanism, str]] = MappingProxyType(
@@ -23,11 +25,12 @@ NEEDED: Final[Mapping[Mechanism, str]] = MappingProxyType(
         Mechanism.RSA_PKCS: "RS256, RS384, RS512",
         Mechanism.RSA_PKCS_PSS: "PS256, PS384, PS512",
         Mechanism.RSA_PKCS_OAEP: "RSA-OAEP",
-        Mechanism.RSA_X_509: "RSA-OAEP-256, where the token has no SHA-256 for it",
+        Mechanism.RSA_X_509: "RSA1_5, and RSA-OAEP-256 where SHA-256 is missing",
         Mechanism.EC_KEY_PAIR_GEN: "EC keys",
         Mechanism.ECDSA: "ES256, ES256K, ES384, ES512",
         Mechanism.AES_KEY_GEN: "oct keys",
         Mechanism.AES_GCM: "A128GCM, A192GCM, A256GCM",
+        Mechanism.AES_CBC: "A*CBC and A*CBCPAD",
         Mechanism.AES_KEY_WRAP: "A128KW, A192KW, A256KW",
         Mechanism.SHA256_HMAC: "HS256, and MACs of the store",
         Mechanism.GENERIC_SECRET_KEY_GEN: "oct keys for HS384 and HS512",
@@ -38,6 +41,8 @@ NEEDED: Final[Mapping[Mechanism, str]] = MappingProxyType(
 """What the vault asks of a token, and for which of its own algorithms."""
 
 _KWP_NUMBERS: Final = (Mechanism.AES_KEY_WRAP_PAD, Mechanism.AES_KEY_WRAP_KWP)
+_EDWARDS25519: Final = b"\x13\x0cedwards25519"
+# CKA_EC_PARAMS as PKCS#11 3.0, 2.3.10, has it: the curve's name, a PrintableString.
 _PLAINTEXT: Final = b"hsmvault/probe/v1"
 
 
@@ -72,6 +77,7 @@ def probe(address: module.TokenAddress) -> Report:
         rows += _mechanisms(token)
         rows += _kwp(session)
         rows += _oaep(session)
+        rows.append(_ed25519(session))
     finally:
         session.close()
     return Report(
@@ -120,6 +126,32 @@ def _oaep(session: Any) -> list[Row]:
         found = "in the token" if native else "padding outside" if around else "MISSING"
         rows.append(Row(f"{algorithm} decryption", found, native or around))
     return rows
+
+
+def _ed25519(session: Any) -> Row:
+    """Say why there are no Ed25519 keys: what cannot be wrapped cannot be held."""
+    what = "Ed25519 keys (RFC 8032), which the vault does not make"
+    wrapping = None
+    pair: tuple[Any, ...] = ()
+    try:
+        wrapping = session.generate_key(
+            CkKeyType.AES, 256, capabilities=MechanismFlag.WRAP
+        )
+        pair = session.generate_keypair(
+            CkKeyType.EC_EDWARDS,
+            public_template={Attribute.EC_PARAMS: _EDWARDS25519},
+            private_template={Attribute.EXTRACTABLE: True, Attribute.SENSITIVE: True},
+            capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
+        )
+        wrapping.wrap_key(pair[1], mechanism=KWP_MECHANISM)
+    except PKCS11Error as error:
+        step = "wrapped" if pair else "made"
+        return Row(what, f"cannot be {step} ({type(error).__name__})", good=True)
+    finally:
+        for made in (wrapping, *pair):
+            if made is not None:
+                destroy(made)
+    return Row(what, "made and wrapped", good=True)
 
 
 def _decrypts(key: Any, half: rsa.RSAPublicKey, algorithm: Algorithm) -> bool:

@@ -43,6 +43,9 @@ EC_PARAMS: Final[Mapping[Curve, bytes]] = MappingProxyType(
 )
 """CKA_EC_PARAMS of each curve: its object identifier, DER."""
 
+PKCS1_LEAST: Final = 11
+"""What PKCS #1 v1.5 adds at least (RFC 8017, 7.2.1)."""
+
 _LOADED: Final = 2048
 # Reading a key back costs more than verifying with it.
 
@@ -115,9 +118,15 @@ def verify(key: PublicKey, how: Signing, digest: bytes, signature: bytes) -> boo
     return True
 
 
-def encrypt(key: rsa.RSAPublicKey, hashed: hashes.HashAlgorithm, data: bytes) -> bytes:
-    """Encrypt with OAEP, or raise TooLarge."""
-    room = (key.key_size + 7) // 8 - 2 * hashed.digest_size - 2
+def encrypt(
+    key: rsa.RSAPublicKey, hashed: hashes.HashAlgorithm | None, data: bytes
+) -> bytes:
+    """Encrypt with OAEP, or without a hash as PKCS #1 v1.5 has it; or raise TooLarge.
+
+    The padding is random, and public keys keep no secret: the system's generator does.
+    """
+    size = (key.key_size + 7) // 8
+    room = size - (2 * hashed.digest_size + 2 if hashed else PKCS1_LEAST)
     if len(data) > room:
         raise TooLarge(
             "{given} bytes do not fit; an RSA key of {bits} bits takes {room} here",
@@ -125,4 +134,6 @@ def encrypt(key: rsa.RSAPublicKey, hashed: hashes.HashAlgorithm, data: bytes) ->
             bits=key.key_size,
             room=room,
         )
+    if hashed is None:
+        return key.encrypt(data, padding.PKCS1v15())
     return key.encrypt(data, padding.OAEP(padding.MGF1(hashed), hashed, None))

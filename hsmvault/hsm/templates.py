@@ -178,6 +178,9 @@ class Purpose(StrEnum):
     """Fresh material that is only to be wrapped and then dropped."""
     SIGN = "sign"
     CIPHER = "cipher"
+    CBC = "cbc"
+    """Apart from CIPHER: only who asks for CBC has a key open that does it. Without
+    authentication, each block that it decrypts is AES backwards, as in ECB."""
     WRAP = "wrap"
 
 
@@ -191,7 +194,8 @@ _USES: Final[Mapping[tuple[KeyType, Purpose], _Use]] = MappingProxyType(
         ),
         (KeyType.RSA, Purpose.CIPHER): (
             {Attribute.DECRYPT: True},
-            # Raw RSA, for OAEP with hashes that the token does not have.
+            # Raw RSA, for OAEP with hashes that the token does not have, and for
+            # PKCS #1 v1.5, of whose bad padding no token may tell.
             frozenset({Mechanism.RSA_PKCS_OAEP, Mechanism.RSA_X_509}),
         ),
         (KeyType.EC, Purpose.SIGN): (
@@ -201,6 +205,10 @@ _USES: Final[Mapping[tuple[KeyType, Purpose], _Use]] = MappingProxyType(
         (KeyType.OCT, Purpose.CIPHER): (
             {Attribute.ENCRYPT: True, Attribute.DECRYPT: True},
             frozenset({Mechanism.AES_GCM}),
+        ),
+        (KeyType.OCT, Purpose.CBC): (
+            {Attribute.ENCRYPT: True, Attribute.DECRYPT: True},
+            frozenset({Mechanism.AES_CBC}),
         ),
         (KeyType.OCT, Purpose.SIGN): (
             # Not VERIFY: tokens do not promise to compare in constant time.

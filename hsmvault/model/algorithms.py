@@ -10,7 +10,12 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from hsmvault.model.errors import AlgorithmUnsupported, DigestInvalid, InvalidRequest
+from hsmvault.model.errors import (
+    AlgorithmUnsupported,
+    DigestInvalid,
+    InvalidRequest,
+    NotSupported,
+)
 
 
 class KeyType(StrEnum):
@@ -54,6 +59,9 @@ An oct key is for AES at 128 and 192 bits, for HMAC at 384 and 512, and at 256 f
 one or the other, as its operations say.
 """
 
+_OKP: Final = "OKP"
+# RFC 8037's type of Ed25519 keys.
+
 CURVE_BITS: Final[Mapping[Curve, int]] = MappingProxyType(
     {Curve.P256: 256, Curve.P256K: 256, Curve.P384: 384, Curve.P521: 521}
 )
@@ -73,6 +81,13 @@ class KeySpec:
 
         Raises InvalidRequest. Defaults: RSA 3072 bit, EC P-256, oct 256 bit.
         """
+        if kind == _OKP:
+            raise NotSupported(
+                "keys of type {type} (Ed25519) are not made: what tokens such as "
+                "SoftHSM 2.6.1 make of them cannot be wrapped, so no other partition "
+                "or region would hold them; use EC P-256 with ES256",
+                type=kind,
+            )
         try:
             key_type = KeyType(kind)
         except ValueError as error:
@@ -183,15 +198,14 @@ class Algorithm(StrEnum):
     A128KW = "A128KW"
     A192KW = "A192KW"
     A256KW = "A256KW"
+    A128CBC = "A128CBC"
+    A192CBC = "A192CBC"
+    A256CBC = "A256CBC"
+    A128CBCPAD = "A128CBCPAD"
+    A192CBCPAD = "A192CBCPAD"
+    A256CBCPAD = "A256CBCPAD"
+    RSA1_5 = "RSA1_5"
 
-
-LEGACY: Final = frozenset(
-    {
-        "RSA1_5",
-        *(f"A{bits}{mode}" for bits in (128, 192, 256) for mode in ("CBC", "CBCPAD")),
-    }
-)
-"""Algorithms that are refused unless the vault's `legacy_algorithms` name them."""
 
 _SIGNING: Final = frozenset({Operation.SIGN, Operation.VERIFY})
 _ENCRYPTING: Final = frozenset({Operation.ENCRYPT, Operation.DECRYPT})
@@ -229,14 +243,36 @@ USES: Final[Mapping[Algorithm, Use]] = MappingProxyType(
         Algorithm.HS512: Use(KeyType.OCT, _SIGNING, 512),
         Algorithm.RSA_OAEP: Use(KeyType.RSA, _ENCRYPTING | _WRAPPING),
         Algorithm.RSA_OAEP_256: Use(KeyType.RSA, _ENCRYPTING | _WRAPPING),
-        Algorithm.A128GCM: Use(KeyType.OCT, _ENCRYPTING, 128),
-        Algorithm.A192GCM: Use(KeyType.OCT, _ENCRYPTING, 192),
-        Algorithm.A256GCM: Use(KeyType.OCT, _ENCRYPTING, 256),
+        Algorithm.A128GCM: Use(KeyType.OCT, _ENCRYPTING | _WRAPPING, 128),
+        Algorithm.A192GCM: Use(KeyType.OCT, _ENCRYPTING | _WRAPPING, 192),
+        Algorithm.A256GCM: Use(KeyType.OCT, _ENCRYPTING | _WRAPPING, 256),
         Algorithm.A128KW: Use(KeyType.OCT, _WRAPPING, 128),
         Algorithm.A192KW: Use(KeyType.OCT, _WRAPPING, 192),
         Algorithm.A256KW: Use(KeyType.OCT, _WRAPPING, 256),
+        Algorithm.A128CBC: Use(KeyType.OCT, _ENCRYPTING, 128),
+        Algorithm.A192CBC: Use(KeyType.OCT, _ENCRYPTING, 192),
+        Algorithm.A256CBC: Use(KeyType.OCT, _ENCRYPTING, 256),
+        Algorithm.A128CBCPAD: Use(KeyType.OCT, _ENCRYPTING, 128),
+        Algorithm.A192CBCPAD: Use(KeyType.OCT, _ENCRYPTING, 192),
+        Algorithm.A256CBCPAD: Use(KeyType.OCT, _ENCRYPTING, 256),
+        Algorithm.RSA1_5: Use(KeyType.RSA, _ENCRYPTING | _WRAPPING),
     }
 )
+
+GCM: Final = frozenset({Algorithm.A128GCM, Algorithm.A192GCM, Algorithm.A256GCM})
+"""Authenticated, bound to associated data, and counted (NIST SP 800-38D, 8.3)."""
+
+CBC: Final = frozenset({Algorithm.A128CBC, Algorithm.A192CBC, Algorithm.A256CBC})
+"""Whole blocks of 16 bytes, as they are."""
+
+CBC_PAD: Final = frozenset(
+    {Algorithm.A128CBCPAD, Algorithm.A192CBCPAD, Algorithm.A256CBCPAD}
+)
+"""The same, padded to whole blocks (RFC 5652, 6.3)."""
+
+LEGACY: Final = CBC | CBC_PAD | {Algorithm.RSA1_5}
+"""What the vault does only where its `legacy_algorithms` name it: CBC says nothing of
+who made a ciphertext, and PKCS #1 v1.5 is where padding oracles come from."""
 
 
 def require_one_role(spec: KeySpec, operations: frozenset[Operation]) -> None:
@@ -265,7 +301,7 @@ def parse_algorithm(name: str) -> Algorithm:
         raise AlgorithmUnsupported(
             "unknown algorithm {name!r}; known are {known}",
             name=name[:50],
-            known=", ".join(Algorithm),
+            known=", ".join(a for a in Algorithm if a not in LEGACY),
         ) from error
 
 
@@ -285,6 +321,7 @@ def require_suits(algorithm: Algorithm, spec: KeySpec, operation: Operation) -> 
             and operation in u.operations
             and u.bits in {0, spec.bits}
             and u.curve is spec.curve
+            and a not in LEGACY
         ]
         raise AlgorithmUnsupported(
             "{algorithm} does not {operation} with a key of type {spec}; use {offered}",

@@ -97,6 +97,14 @@ class KeyNotEnabled(WrongState):
     """The key or version is disabled, deleted, or outside its dates."""
 
 
+class AlgorithmLegacy(WrongState):
+    """The vault's settings do not name this algorithm among the legacy ones."""
+
+
+class InvocationsExhausted(WrongState):
+    """The version encrypted as often by GCM as one key may. Rotate the key."""
+
+
 class PurgeTooEarly(WrongState):
     """Purge protection holds until the retention has ended."""
 

@@ -102,12 +102,19 @@ class VerifyRequest(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    DIGEST_CRC32C_FIELD_NUMBER: _builtins.int
+    SIGNATURE_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     digest: _builtins.bytes
     signature: _builtins.bytes
     data: _builtins.bytes
     """HS* only, in place of the digest."""
+    digest_crc32c: _builtins.int
+    """CRC32C of the digest, or of the data for HS*, and of the signature. Refused if one
+    differs.
+    """
+    signature_crc32c: _builtins.int
     def __init__(
         self,
         *,
@@ -116,12 +123,21 @@ class VerifyRequest(_message.Message):
         digest: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
         data: _builtins.bytes = ...,
+        digest_crc32c: _builtins.int | None = ...,
+        signature_crc32c: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_digest_crc32c", b"_digest_crc32c", "_signature_crc32c", b"_signature_crc32c", "digest_crc32c", b"digest_crc32c", "signature_crc32c", b"signature_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "data", b"data", "digest", b"digest", "name", b"name", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_digest_crc32c", b"_digest_crc32c", "_signature_crc32c", b"_signature_crc32c", "algorithm", b"algorithm", "data", b"data", "digest", b"digest", "digest_crc32c", b"digest_crc32c", "name", b"name", "signature", b"signature", "signature_crc32c", b"signature_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__digest_crc32c: _TypeAlias = _typing.Literal["digest_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__digest_crc32c: _TypeAlias = _typing.Literal["_digest_crc32c", b"_digest_crc32c"]  # noqa: Y015
+    _WhichOneofReturnType__signature_crc32c: _TypeAlias = _typing.Literal["signature_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__signature_crc32c: _TypeAlias = _typing.Literal["_signature_crc32c", b"_signature_crc32c"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__digest_crc32c) -> _WhichOneofReturnType__digest_crc32c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__signature_crc32c) -> _WhichOneofReturnType__signature_crc32c | None: ...
 
 Global___VerifyRequest: _TypeAlias = VerifyRequest  # noqa: Y015
 
@@ -133,9 +149,14 @@ class VerifyResponse(_message.Message):
     ALGORITHM_FIELD_NUMBER: _builtins.int
     VALID_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
+    VERIFIED_DIGEST_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_SIGNATURE_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     valid: _builtins.bool
+    verified_digest_crc32c: _builtins.bool
+    """Whether these arrived and were checked."""
+    verified_signature_crc32c: _builtins.bool
     @_builtins.property
     def served(self) -> _resources_pb2.Served: ...
     def __init__(
@@ -145,10 +166,12 @@ class VerifyResponse(_message.Message):
         algorithm: _builtins.str = ...,
         valid: _builtins.bool = ...,
         served: _resources_pb2.Served | None = ...,
+        verified_digest_crc32c: _builtins.bool = ...,
+        verified_signature_crc32c: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "served", b"served", "valid", b"valid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "served", b"served", "valid", b"valid", "verified_digest_crc32c", b"verified_digest_crc32c", "verified_signature_crc32c", b"verified_signature_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,7 +266,7 @@ class EncryptResponse(_message.Message):
     algorithm: _builtins.str
     ciphertext: _builtins.bytes
     iv: _builtins.bytes
-    """GCM: 12 bytes."""
+    """GCM: 12 bytes. CBC: 16."""
     tag: _builtins.bytes
     """GCM: 16 bytes."""
     ciphertext_crc32c: _builtins.int
@@ -442,6 +465,9 @@ class ReEncryptRequest(_message.Message):
     TARGET_ALGORITHM_FIELD_NUMBER: _builtins.int
     TARGET_ADDITIONAL_AUTHENTICATED_DATA_FIELD_NUMBER: _builtins.int
     TARGET_ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
+    CIPHERTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    ADDITIONAL_AUTHENTICATED_DATA_CRC32C_FIELD_NUMBER: _builtins.int
+    TARGET_ADDITIONAL_AUTHENTICATED_DATA_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The version that EncryptResponse named, and what it answered."""
     algorithm: _builtins.str
@@ -454,6 +480,10 @@ class ReEncryptRequest(_message.Message):
     target_algorithm: _builtins.str
     target_additional_authenticated_data: _builtins.bytes
     """What the new ciphertext is bound to. Nothing is taken over from the old one."""
+    ciphertext_crc32c: _builtins.int
+    """CRC32C of the fields of these names. Refused if one differs."""
+    additional_authenticated_data_crc32c: _builtins.int
+    target_additional_authenticated_data_crc32c: _builtins.int
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -472,12 +502,26 @@ class ReEncryptRequest(_message.Message):
         target_algorithm: _builtins.str = ...,
         target_additional_authenticated_data: _builtins.bytes = ...,
         target_encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ciphertext_crc32c: _builtins.int | None = ...,
+        additional_authenticated_data_crc32c: _builtins.int | None = ...,
+        target_additional_authenticated_data_crc32c: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c", "_ciphertext_crc32c", b"_ciphertext_crc32c", "_target_additional_authenticated_data_crc32c", b"_target_additional_authenticated_data_crc32c", "additional_authenticated_data_crc32c", b"additional_authenticated_data_crc32c", "ciphertext_crc32c", b"ciphertext_crc32c", "target_additional_authenticated_data_crc32c", b"target_additional_authenticated_data_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_authenticated_data", b"additional_authenticated_data", "algorithm", b"algorithm", "ciphertext", b"ciphertext", "encryption_context", b"encryption_context", "iv", b"iv", "name", b"name", "tag", b"tag", "target_additional_authenticated_data", b"target_additional_authenticated_data", "target_algorithm", b"target_algorithm", "target_encryption_context", b"target_encryption_context", "target_name", b"target_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c", "_ciphertext_crc32c", b"_ciphertext_crc32c", "_target_additional_authenticated_data_crc32c", b"_target_additional_authenticated_data_crc32c", "additional_authenticated_data", b"additional_authenticated_data", "additional_authenticated_data_crc32c", b"additional_authenticated_data_crc32c", "algorithm", b"algorithm", "ciphertext", b"ciphertext", "ciphertext_crc32c", b"ciphertext_crc32c", "encryption_context", b"encryption_context", "iv", b"iv", "name", b"name", "tag", b"tag", "target_additional_authenticated_data", b"target_additional_authenticated_data", "target_additional_authenticated_data_crc32c", b"target_additional_authenticated_data_crc32c", "target_algorithm", b"target_algorithm", "target_encryption_context", b"target_encryption_context", "target_name", b"target_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__additional_authenticated_data_crc32c: _TypeAlias = _typing.Literal["additional_authenticated_data_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__additional_authenticated_data_crc32c: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c"]  # noqa: Y015
+    _WhichOneofReturnType__ciphertext_crc32c: _TypeAlias = _typing.Literal["ciphertext_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__ciphertext_crc32c: _TypeAlias = _typing.Literal["_ciphertext_crc32c", b"_ciphertext_crc32c"]  # noqa: Y015
+    _WhichOneofReturnType__target_additional_authenticated_data_crc32c: _TypeAlias = _typing.Literal["target_additional_authenticated_data_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__target_additional_authenticated_data_crc32c: _TypeAlias = _typing.Literal["_target_additional_authenticated_data_crc32c", b"_target_additional_authenticated_data_crc32c"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__additional_authenticated_data_crc32c) -> _WhichOneofReturnType__additional_authenticated_data_crc32c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ciphertext_crc32c) -> _WhichOneofReturnType__ciphertext_crc32c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_additional_authenticated_data_crc32c) -> _WhichOneofReturnType__target_additional_authenticated_data_crc32c | None: ...
 
 Global___ReEncryptRequest: _TypeAlias = ReEncryptRequest  # noqa: Y015
 
@@ -492,6 +536,10 @@ class ReEncryptResponse(_message.Message):
     TAG_FIELD_NUMBER: _builtins.int
     SOURCE_NAME_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
+    CIPHERTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_CIPHERTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_ADDITIONAL_AUTHENTICATED_DATA_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_TARGET_ADDITIONAL_AUTHENTICATED_DATA_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The version that encrypted."""
     algorithm: _builtins.str
@@ -500,6 +548,11 @@ class ReEncryptResponse(_message.Message):
     tag: _builtins.bytes
     source_name: _builtins.str
     """The version that decrypted."""
+    ciphertext_crc32c: _builtins.int
+    verified_ciphertext_crc32c: _builtins.bool
+    """Whether these arrived and were checked."""
+    verified_additional_authenticated_data_crc32c: _builtins.bool
+    verified_target_additional_authenticated_data_crc32c: _builtins.bool
     @_builtins.property
     def served(self) -> _resources_pb2.Served: ...
     def __init__(
@@ -512,10 +565,14 @@ class ReEncryptResponse(_message.Message):
         tag: _builtins.bytes = ...,
         source_name: _builtins.str = ...,
         served: _resources_pb2.Served | None = ...,
+        ciphertext_crc32c: _builtins.int = ...,
+        verified_ciphertext_crc32c: _builtins.bool = ...,
+        verified_additional_authenticated_data_crc32c: _builtins.bool = ...,
+        verified_target_additional_authenticated_data_crc32c: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "ciphertext", b"ciphertext", "iv", b"iv", "name", b"name", "served", b"served", "source_name", b"source_name", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "ciphertext", b"ciphertext", "ciphertext_crc32c", b"ciphertext_crc32c", "iv", b"iv", "name", b"name", "served", b"served", "source_name", b"source_name", "tag", b"tag", "verified_additional_authenticated_data_crc32c", b"verified_additional_authenticated_data_crc32c", "verified_ciphertext_crc32c", b"verified_ciphertext_crc32c", "verified_target_additional_authenticated_data_crc32c", b"verified_target_additional_authenticated_data_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -525,25 +582,59 @@ Global___ReEncryptResponse: _TypeAlias = ReEncryptResponse  # noqa: Y015
 class WrapKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class EncryptionContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
     PLAINTEXT_FIELD_NUMBER: _builtins.int
+    PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     plaintext: _builtins.bytes
-    """A*KW: a multiple of 8 bytes, 16 to 4096."""
+    """A*KW: a multiple of 8 bytes, 16 to 4096. A*GCM: 1 to 4096."""
+    plaintext_crc32c: _builtins.int
+    """CRC32C of it. Refused if it differs."""
+    @_builtins.property
+    def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """A*GCM only: pairs that UnwrapKey needs again, in any order; at most 64. What is
+        authenticated is "hsmvault/wrapped-key/v1", then as EncryptRequest has it.
+        """
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         algorithm: _builtins.str = ...,
         plaintext: _builtins.bytes = ...,
+        plaintext_crc32c: _builtins.int | None = ...,
+        encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c", "plaintext_crc32c", b"plaintext_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "plaintext", b"plaintext"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c", "algorithm", b"algorithm", "encryption_context", b"encryption_context", "name", b"name", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__plaintext_crc32c: _TypeAlias = _typing.Literal["plaintext_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__plaintext_crc32c: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__plaintext_crc32c) -> _WhichOneofReturnType__plaintext_crc32c | None: ...
 
 Global___WrapKeyRequest: _TypeAlias = WrapKeyRequest  # noqa: Y015
 
@@ -555,9 +646,15 @@ class WrapKeyResponse(_message.Message):
     ALGORITHM_FIELD_NUMBER: _builtins.int
     WRAPPED_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
+    WRAPPED_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     wrapped: _builtins.bytes
+    """A*GCM: the IV (12 bytes), the ciphertext, the tag (16 bytes)."""
+    wrapped_crc32c: _builtins.int
+    verified_plaintext_crc32c: _builtins.bool
+    """Whether `plaintext_crc32c` arrived and was checked."""
     @_builtins.property
     def served(self) -> _resources_pb2.Served: ...
     def __init__(
@@ -567,10 +664,12 @@ class WrapKeyResponse(_message.Message):
         algorithm: _builtins.str = ...,
         wrapped: _builtins.bytes = ...,
         served: _resources_pb2.Served | None = ...,
+        wrapped_crc32c: _builtins.int = ...,
+        verified_plaintext_crc32c: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "served", b"served", "wrapped", b"wrapped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "served", b"served", "verified_plaintext_crc32c", b"verified_plaintext_crc32c", "wrapped", b"wrapped", "wrapped_crc32c", b"wrapped_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -580,24 +679,56 @@ Global___WrapKeyResponse: _TypeAlias = WrapKeyResponse  # noqa: Y015
 class UnwrapKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class EncryptionContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
     WRAPPED_FIELD_NUMBER: _builtins.int
+    WRAPPED_CRC32C_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     wrapped: _builtins.bytes
+    wrapped_crc32c: _builtins.int
+    """CRC32C of it. Refused if it differs."""
+    @_builtins.property
+    def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As it was given to WrapKey or GenerateDataKey."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         algorithm: _builtins.str = ...,
         wrapped: _builtins.bytes = ...,
+        wrapped_crc32c: _builtins.int | None = ...,
+        encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wrapped_crc32c", b"_wrapped_crc32c", "wrapped_crc32c", b"wrapped_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "wrapped", b"wrapped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wrapped_crc32c", b"_wrapped_crc32c", "algorithm", b"algorithm", "encryption_context", b"encryption_context", "name", b"name", "wrapped", b"wrapped", "wrapped_crc32c", b"wrapped_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__wrapped_crc32c: _TypeAlias = _typing.Literal["wrapped_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__wrapped_crc32c: _TypeAlias = _typing.Literal["_wrapped_crc32c", b"_wrapped_crc32c"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wrapped_crc32c) -> _WhichOneofReturnType__wrapped_crc32c | None: ...
 
 Global___UnwrapKeyRequest: _TypeAlias = UnwrapKeyRequest  # noqa: Y015
 
@@ -609,9 +740,14 @@ class UnwrapKeyResponse(_message.Message):
     ALGORITHM_FIELD_NUMBER: _builtins.int
     PLAINTEXT_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
+    PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_WRAPPED_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     plaintext: _builtins.bytes
+    plaintext_crc32c: _builtins.int
+    verified_wrapped_crc32c: _builtins.bool
+    """Whether `wrapped_crc32c` arrived and was checked."""
     @_builtins.property
     def served(self) -> _resources_pb2.Served: ...
     def __init__(
@@ -621,10 +757,12 @@ class UnwrapKeyResponse(_message.Message):
         algorithm: _builtins.str = ...,
         plaintext: _builtins.bytes = ...,
         served: _resources_pb2.Served | None = ...,
+        plaintext_crc32c: _builtins.int = ...,
+        verified_wrapped_crc32c: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "plaintext", b"plaintext", "served", b"served"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c", "served", b"served", "verified_wrapped_crc32c", b"verified_wrapped_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -634,18 +772,45 @@ Global___UnwrapKeyResponse: _TypeAlias = UnwrapKeyResponse  # noqa: Y015
 class GenerateDataKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class EncryptionContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     WITHOUT_PLAINTEXT_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The key that wraps the data key: A*KW or RSA-OAEP*."""
+    """The key that wraps the data key."""
     algorithm: _builtins.str
-    """Default: A*KW of the key's size, or RSA-OAEP-256."""
+    """Any that WrapKey takes. Default: A*KW of the key's size, A*GCM where there is an
+    encryption context, or RSA-OAEP-256.
+    """
     bytes: _builtins.int
     """16 to 512; default 32."""
     without_plaintext: _builtins.bool
     """Answer the wrapped data key only: whoever will use it unwraps it then."""
+    @_builtins.property
+    def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """A*GCM only: pairs that UnwrapKey needs again."""
+
     def __init__(
         self,
         *,
@@ -653,10 +818,11 @@ class GenerateDataKeyRequest(_message.Message):
         algorithm: _builtins.str = ...,
         bytes: _builtins.int = ...,
         without_plaintext: _builtins.bool = ...,
+        encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bytes", b"bytes", "name", b"name", "without_plaintext", b"without_plaintext"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bytes", b"bytes", "encryption_context", b"encryption_context", "name", b"name", "without_plaintext", b"without_plaintext"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -671,12 +837,16 @@ class GenerateDataKeyResponse(_message.Message):
     PLAINTEXT_FIELD_NUMBER: _builtins.int
     WRAPPED_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
+    PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    WRAPPED_CRC32C_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     plaintext: _builtins.bytes
     """Use it, then forget it. Empty if it was asked for without."""
     wrapped: _builtins.bytes
     """Keep it beside what was encrypted; UnwrapKey opens it in any region."""
+    plaintext_crc32c: _builtins.int
+    wrapped_crc32c: _builtins.int
     @_builtins.property
     def served(self) -> _resources_pb2.Served: ...
     def __init__(
@@ -687,10 +857,12 @@ class GenerateDataKeyResponse(_message.Message):
         plaintext: _builtins.bytes = ...,
         wrapped: _builtins.bytes = ...,
         served: _resources_pb2.Served | None = ...,
+        plaintext_crc32c: _builtins.int = ...,
+        wrapped_crc32c: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "plaintext", b"plaintext", "served", b"served", "wrapped", b"wrapped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "name", b"name", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c", "served", b"served", "wrapped", b"wrapped", "wrapped_crc32c", b"wrapped_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -112,13 +112,16 @@ class CryptoServiceServicer:
 
     def Encrypt(self, request, context):
         """Encrypts. A128/192/256GCM (IV and tag made by the vault), RSA-OAEP, RSA-OAEP-256.
+        Only where the vault's `legacy_algorithms` name them: A128/192/256CBC and
+        A128/192/256CBCPAD (IV made by the vault; not authenticated), RSA1_5.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Decrypt(self, request, context):
-        """Decrypts what Encrypt made. Every failure of the ciphertext is one error.
+        """Decrypts what Encrypt made. Every failure of the ciphertext is one error; by RSA1_5
+        there is none, and to bad padding the answer is a pseudorandom plaintext.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +136,8 @@ class CryptoServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WrapKey(self, request, context):
-        """Wraps the caller's key: A128/192/256KW (RFC 3394), RSA-OAEP, RSA-OAEP-256.
+        """Wraps the caller's key: A128/192/256KW (RFC 3394), RSA-OAEP, RSA-OAEP-256, RSA1_5
+        where it is allowed, and A128/192/256GCM, bound to an encryption context.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

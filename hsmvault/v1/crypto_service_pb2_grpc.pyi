@@ -43,15 +43,22 @@ class CryptoServiceStub:
     Verify: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.VerifyRequest, _crypto_service_pb2.VerifyResponse]
     """Verifies a signature; `valid: false` is a normal answer."""
     Encrypt: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.EncryptRequest, _crypto_service_pb2.EncryptResponse]
-    """Encrypts. A128/192/256GCM (IV and tag made by the vault), RSA-OAEP, RSA-OAEP-256."""
+    """Encrypts. A128/192/256GCM (IV and tag made by the vault), RSA-OAEP, RSA-OAEP-256.
+    Only where the vault's `legacy_algorithms` name them: A128/192/256CBC and
+    A128/192/256CBCPAD (IV made by the vault; not authenticated), RSA1_5.
+    """
     Decrypt: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.DecryptRequest, _crypto_service_pb2.DecryptResponse]
-    """Decrypts what Encrypt made. Every failure of the ciphertext is one error."""
+    """Decrypts what Encrypt made. Every failure of the ciphertext is one error; by RSA1_5
+    there is none, and to bad padding the answer is a pseudorandom plaintext.
+    """
     ReEncrypt: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.ReEncryptRequest, _crypto_service_pb2.ReEncryptResponse]
     """Decrypts by one key and encrypts by another. The plaintext never leaves the vault;
     the caller needs decrypt on the first and encrypt on the second.
     """
     WrapKey: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.WrapKeyRequest, _crypto_service_pb2.WrapKeyResponse]
-    """Wraps the caller's key: A128/192/256KW (RFC 3394), RSA-OAEP, RSA-OAEP-256."""
+    """Wraps the caller's key: A128/192/256KW (RFC 3394), RSA-OAEP, RSA-OAEP-256, RSA1_5
+    where it is allowed, and A128/192/256GCM, bound to an encryption context.
+    """
     UnwrapKey: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.UnwrapKeyRequest, _crypto_service_pb2.UnwrapKeyResponse]
     """Unwraps what WrapKey made."""
     GenerateDataKey: _grpc.UnaryUnaryMultiCallable[_crypto_service_pb2.GenerateDataKeyRequest, _crypto_service_pb2.GenerateDataKeyResponse]
@@ -78,15 +85,22 @@ class CryptoServiceAsyncStub(CryptoServiceStub):
     Verify: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.VerifyRequest, _crypto_service_pb2.VerifyResponse]  # type: ignore[assignment]
     """Verifies a signature; `valid: false` is a normal answer."""
     Encrypt: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.EncryptRequest, _crypto_service_pb2.EncryptResponse]  # type: ignore[assignment]
-    """Encrypts. A128/192/256GCM (IV and tag made by the vault), RSA-OAEP, RSA-OAEP-256."""
+    """Encrypts. A128/192/256GCM (IV and tag made by the vault), RSA-OAEP, RSA-OAEP-256.
+    Only where the vault's `legacy_algorithms` name them: A128/192/256CBC and
+    A128/192/256CBCPAD (IV made by the vault; not authenticated), RSA1_5.
+    """
     Decrypt: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.DecryptRequest, _crypto_service_pb2.DecryptResponse]  # type: ignore[assignment]
-    """Decrypts what Encrypt made. Every failure of the ciphertext is one error."""
+    """Decrypts what Encrypt made. Every failure of the ciphertext is one error; by RSA1_5
+    there is none, and to bad padding the answer is a pseudorandom plaintext.
+    """
     ReEncrypt: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.ReEncryptRequest, _crypto_service_pb2.ReEncryptResponse]  # type: ignore[assignment]
     """Decrypts by one key and encrypts by another. The plaintext never leaves the vault;
     the caller needs decrypt on the first and encrypt on the second.
     """
     WrapKey: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.WrapKeyRequest, _crypto_service_pb2.WrapKeyResponse]  # type: ignore[assignment]
-    """Wraps the caller's key: A128/192/256KW (RFC 3394), RSA-OAEP, RSA-OAEP-256."""
+    """Wraps the caller's key: A128/192/256KW (RFC 3394), RSA-OAEP, RSA-OAEP-256, RSA1_5
+    where it is allowed, and A128/192/256GCM, bound to an encryption context.
+    """
     UnwrapKey: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.UnwrapKeyRequest, _crypto_service_pb2.UnwrapKeyResponse]  # type: ignore[assignment]
     """Unwraps what WrapKey made."""
     GenerateDataKey: _aio.UnaryUnaryMultiCallable[_crypto_service_pb2.GenerateDataKeyRequest, _crypto_service_pb2.GenerateDataKeyResponse]  # type: ignore[assignment]
@@ -128,7 +142,10 @@ class CryptoServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _crypto_service_pb2.EncryptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_crypto_service_pb2.EncryptResponse, _abc.Awaitable[_crypto_service_pb2.EncryptResponse]]:
-        """Encrypts. A128/192/256GCM (IV and tag made by the vault), RSA-OAEP, RSA-OAEP-256."""
+        """Encrypts. A128/192/256GCM (IV and tag made by the vault), RSA-OAEP, RSA-OAEP-256.
+        Only where the vault's `legacy_algorithms` name them: A128/192/256CBC and
+        A128/192/256CBCPAD (IV made by the vault; not authenticated), RSA1_5.
+        """
 
     @_abc_1.abstractmethod
     def Decrypt(
@@ -136,7 +153,9 @@ class CryptoServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _crypto_service_pb2.DecryptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_crypto_service_pb2.DecryptResponse, _abc.Awaitable[_crypto_service_pb2.DecryptResponse]]:
-        """Decrypts what Encrypt made. Every failure of the ciphertext is one error."""
+        """Decrypts what Encrypt made. Every failure of the ciphertext is one error; by RSA1_5
+        there is none, and to bad padding the answer is a pseudorandom plaintext.
+        """
 
     @_abc_1.abstractmethod
     def ReEncrypt(
@@ -154,7 +173,9 @@ class CryptoServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _crypto_service_pb2.WrapKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_crypto_service_pb2.WrapKeyResponse, _abc.Awaitable[_crypto_service_pb2.WrapKeyResponse]]:
-        """Wraps the caller's key: A128/192/256KW (RFC 3394), RSA-OAEP, RSA-OAEP-256."""
+        """Wraps the caller's key: A128/192/256KW (RFC 3394), RSA-OAEP, RSA-OAEP-256, RSA1_5
+        where it is allowed, and A128/192/256GCM, bound to an encryption context.
+        """
 
     @_abc_1.abstractmethod
     def UnwrapKey(

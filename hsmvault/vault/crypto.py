@@ -1,43 +1,31 @@
 """The use of keys: the hot path.
 
-What can be decided once for a key, a version and an algorithm is decided once and kept
-as a plan beside the key in the ring; it goes when the key changes. Dates are looked at
-each time.
+Whether and how is decided in `plans`; here is what is then done, and what is answered.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
-from hsmvault.model.algorithms import (
-    Algorithm,
-    KeyType,
-    Operation,
-    parse_algorithm,
-    require_suits,
-)
-from hsmvault.model.errors import (
-    CiphertextInvalid,
-    InvalidRequest,
-    KeyNotEnabled,
-    NotFound,
-    OperationNotPermitted,
-    RegionBehind,
-    TooLarge,
-)
-from hsmvault.model.lifecycle import KeyState, require_within_dates
+from hsmvault.model.algorithms import GCM, Algorithm, KeyType, Operation
+from hsmvault.model.errors import CiphertextInvalid, InvalidRequest, WrappedKeyInvalid
 from hsmvault.model.names import KeyName
-from hsmvault.vault.memory import Memory
 from hsmvault.vault.plan import (
     DATA_MAX,
+    IV_BYTES,
+    TAG_BYTES,
     WRAP_MAX,
     Plan,
     require_aad,
     require_fits,
+    require_sealed,
     require_wrappable,
     signable,
+    wrapping_aad,
 )
-from hsmvault.vault.ports import Clock, Hsm, Sealed
-from hsmvault.vault.ring import Held
+from hsmvault.vault.plans import Plans
+from hsmvault.vault.ports import Hsm, Sealed
 
 SIGNATURE_MAX: Final = 1024
 """An RSA-4096 signature has 512 bytes."""
@@ -45,8 +33,7 @@ RANDOM_MAX: Final = 128
 """Azure Managed HSM's limit."""
 DATA_KEY_BYTES: Final = (16, 512)
 DATA_KEY_DEFAULT: Final = 32
-IV_BYTES: Final = 12
-TAG_BYTES: Final = 16
+_NO_CONTEXT: Final[Mapping[str, str]] = MappingProxyType({})
 _NOTHING: Final = "the ciphertext does not decrypt with {name}"
 _NO_KEY: Final = "the wrapped key does not unwrap with {name}"
 
@@ -77,8 +64,7 @@ class Crypto:
     """Uses keys that are enabled, within their dates, for what they are meant for."""
 
     hsm: Hsm
-    memory: Memory
-    clock: Clock
+    plans: Plans
 
     def sign(
         self,
@@ -90,10 +76,27 @@ class Crypto:
         data: bytes = b"",
     ) -> tuple[str, bytes]:
         """Sign a digest, or by HS* MAC `data`. Returns the version's name and it."""
-        plan = self._plan(name, version, algorithm, Operation.SIGN)
+        plan = self.plans.plan(name, version, algorithm, Operation.SIGN)
         if data or not digest or len(digest) != plan.use.digest:
             digest = signable(plan, digest, data)
-        return plan.name, self.hsm.sign(plan.material, plan.algorithm, digest)
+        signature = self.hsm.sign(plan.material, plan.algorithm, digest)
+        if plan.use.curve is not None and self.plans.memory.vault.ecdsa_fault_guard:
+            self._require_good(plan, digest, signature)
+        return plan.name, signature
+
+    def _require_good(self, plan: Plan, digest: bytes, signature: bytes) -> None:
+        """Raise rather than give out an ECDSA signature that does not verify.
+
+        A fault in one can give the key away, as in RSA's, which a partition checks
+        always.
+        """
+        if not self.hsm.verify(plan.material, plan.algorithm, digest, signature):
+            self.hsm.forget([plan.material.version])
+            raise WrappedKeyInvalid(
+                "the partition made a signature by {name} that does not verify; it was "
+                "not given out",
+                name=plan.name,
+            )
 
     def verify(
         self,
@@ -106,7 +109,7 @@ class Crypto:
         data: bytes = b"",
     ) -> tuple[str, bool]:
         """Verify a signature; one of the wrong size is not valid either."""
-        plan = self._plan(name, version, algorithm, Operation.VERIFY)
+        plan = self.plans.plan(name, version, algorithm, Operation.VERIFY)
         digest = signable(plan, digest, data)
         if not 0 < len(signature) <= SIGNATURE_MAX:
             return plan.name, False
@@ -122,7 +125,7 @@ class Crypto:
         aad: bytes,
     ) -> tuple[str, Sealed]:
         """Encrypt. The HSM makes the iv."""
-        plan = self._plan(name, version, algorithm, Operation.ENCRYPT)
+        plan = self.plans.plan(name, version, algorithm, Operation.ENCRYPT)
         require_aad(plan, aad)
         require_fits(plan, plaintext, most=DATA_MAX)
         return plan.name, self.hsm.encrypt(
@@ -138,20 +141,9 @@ class Crypto:
         aad: bytes,
     ) -> tuple[str, bytes]:
         """Decrypt, or raise CiphertextInvalid: the same for whatever is wrong."""
-        plan = self._plan(name, version, algorithm, Operation.DECRYPT)
+        plan = self.plans.plan(name, version, algorithm, Operation.DECRYPT)
         require_aad(plan, aad)
-        if len(sealed.ciphertext) > DATA_MAX:
-            raise TooLarge(
-                "a ciphertext of {given} bytes is more than {most}",
-                given=len(sealed.ciphertext),
-                most=DATA_MAX,
-            )
-        lengths = (len(sealed.iv), len(sealed.tag))
-        rsa = plan.material.spec.type is KeyType.RSA
-        if lengths != ((0, 0) if rsa else (IV_BYTES, TAG_BYTES)) or (
-            rsa and len(sealed.ciphertext) * 8 != plan.material.spec.bits
-        ):
-            raise CiphertextInvalid(_NOTHING, name=plan.name)
+        require_sealed(plan, sealed, _NOTHING)
         try:
             opened = self.hsm.decrypt(plan.material, plan.algorithm, sealed, aad)
         except CiphertextInvalid as error:
@@ -165,7 +157,7 @@ class Crypto:
         Returns the names of the versions that decrypted and that encrypted.
         """
         # First what cannot work for any plaintext: nothing is decrypted for nothing.
-        plan = self._plan(
+        plan = self.plans.plan(
             target.name, target.version, target.algorithm, Operation.ENCRYPT
         )
         require_aad(plan, target.aad)
@@ -178,35 +170,74 @@ class Crypto:
         return opened_by, sealed_by, sealed
 
     def wrap(
-        self, name: KeyName, version: str | None, algorithm: str, plaintext: bytes
+        self,
+        name: KeyName,
+        version: str | None,
+        algorithm: str,
+        plaintext: bytes,
+        *,
+        context: Mapping[str, str] = _NO_CONTEXT,
     ) -> tuple[str, bytes]:
-        """Wrap the caller's key."""
-        plan = self._plan(name, version, algorithm, Operation.WRAP_KEY)
+        """Wrap the caller's key; by A*GCM bound to the context."""
+        plan = self.plans.plan(name, version, algorithm, Operation.WRAP_KEY)
+        aad = wrapping_aad(plan, context)
         require_wrappable(plan, plaintext)
-        return plan.name, self.hsm.wrap(plan.material, plan.algorithm, plaintext)
+        return plan.name, self._wrapped(plan, plaintext, aad)
+
+    def _wrapped(self, plan: Plan, plaintext: bytes, aad: bytes) -> bytes:
+        if plan.algorithm not in GCM:
+            return self.hsm.wrap(plan.material, plan.algorithm, plaintext)
+        sealed = self.hsm.encrypt(plan.material, plan.algorithm, plaintext, aad)
+        return sealed.iv + sealed.ciphertext + sealed.tag
 
     def unwrap(
-        self, name: KeyName, version: str | None, algorithm: str, wrapped: bytes
+        self,
+        name: KeyName,
+        version: str | None,
+        algorithm: str,
+        wrapped: bytes,
+        *,
+        context: Mapping[str, str] = _NO_CONTEXT,
     ) -> tuple[str, bytes]:
         """Unwrap the caller's key, or raise CiphertextInvalid."""
-        plan = self._plan(name, version, algorithm, Operation.UNWRAP_KEY)
+        plan = self.plans.plan(name, version, algorithm, Operation.UNWRAP_KEY)
+        aad = wrapping_aad(plan, context)
         length = len(wrapped)
         if plan.material.spec.type is KeyType.RSA:
             fits = length * 8 == plan.material.spec.bits
+        elif plan.algorithm in GCM:
+            fits = 0 < length - IV_BYTES - TAG_BYTES <= WRAP_MAX
         else:
             fits = length % 8 == 0 and 24 <= length <= WRAP_MAX + 8  # noqa: PLR2004
         if not fits:
             raise CiphertextInvalid(_NO_KEY, name=plan.name)
         try:
-            opened = self.hsm.unwrap(plan.material, plan.algorithm, wrapped)
+            opened = self._unwrapped(plan, wrapped, aad)
         except CiphertextInvalid as error:
             raise CiphertextInvalid(_NO_KEY, name=plan.name) from error
         return plan.name, opened
 
+    def _unwrapped(self, plan: Plan, wrapped: bytes, aad: bytes) -> bytes:
+        if plan.algorithm not in GCM:
+            return self.hsm.unwrap(plan.material, plan.algorithm, wrapped)
+        sealed = Sealed(
+            wrapped[:IV_BYTES], wrapped[IV_BYTES:-TAG_BYTES], wrapped[-TAG_BYTES:]
+        )
+        return self.hsm.decrypt(plan.material, plan.algorithm, sealed, aad)
+
     def data_key(
-        self, name: KeyName, version: str | None, algorithm: str, count: int
+        self,
+        name: KeyName,
+        version: str | None,
+        algorithm: str,
+        count: int,
+        *,
+        context: Mapping[str, str] = _NO_CONTEXT,
     ) -> tuple[str, Algorithm, bytes, bytes]:
-        """Make a data key. Returns it in clear and wrapped."""
+        """Make a data key. Returns it in clear and wrapped, by A*GCM bound to context.
+
+        Without an algorithm, one that fits the key and, if there is one, the context.
+        """
         least, most = DATA_KEY_BYTES
         count = count or DATA_KEY_DEFAULT
         if not least <= count <= most:
@@ -216,19 +247,13 @@ class Crypto:
                 most=most,
                 given=count,
             )
-        algorithm = algorithm or self._wrapping(name)
-        plan = self._plan(name, version, algorithm, Operation.WRAP_KEY)
-        if plan.material.spec.type is KeyType.OCT and count % 8:
-            raise InvalidRequest(
-                "{algorithm} wraps multiples of 8 bytes, not {given}",
-                algorithm=plan.algorithm,
-                given=count,
-            )
+        algorithm = algorithm or self._wrapping(name, context)
+        plan = self.plans.plan(name, version, algorithm, Operation.WRAP_KEY)
+        aad = wrapping_aad(plan, context)
         # Checked before anything is drawn: RSA keys wrap little.
-        require_fits(plan, bytes(count), most=most)
+        require_wrappable(plan, bytes(count))
         plaintext = self.hsm.random(count)
-        wrapped = self.hsm.wrap(plan.material, plan.algorithm, plaintext)
-        return plan.name, plan.algorithm, plaintext, wrapped
+        return plan.name, plan.algorithm, plaintext, self._wrapped(plan, plaintext, aad)
 
     def random(self, count: int) -> bytes:
         """Bytes from the HSM's generator."""
@@ -238,90 +263,9 @@ class Crypto:
             )
         return self.hsm.random(count)
 
-    def _plan(
-        self, name: KeyName, version: str | None, algorithm: str, operation: Operation
-    ) -> Plan:
-        held = self._held(name)
-        plan: Plan | None = held.plans.get((version, algorithm, operation))
-        if plan is None:
-            plan = self._decide(held, name, version, algorithm, operation)
-            held.plans[version, algorithm, operation] = plan
-        if plan.not_before_ms or plan.expire_ms:
-            require_within_dates(
-                operation,
-                now_ms=self.clock(),
-                not_before_ms=plan.not_before_ms,
-                expire_ms=plan.expire_ms,
-                name=name,
-            )
-        return plan
-
-    def _held(self, name: KeyName) -> Held:
-        held = self.memory.key(f"keys/{name.folded}")
-        if held is None:
-            raise NotFound("there is no {name}", name=name)
-        return held
-
-    def _decide(
-        self,
-        held: Held,
-        name: KeyName,
-        version: str | None,
-        algorithm: str,
-        operation: Operation,
-    ) -> Plan:
-        key = held.key.record
-        if key.state is not KeyState.ACTIVE:
-            raise KeyNotEnabled(
-                "{name} is deleted; bring it back first: hsmvault key recover",
-                name=key.name,
-            )
-        if not key.enabled:
-            raise KeyNotEnabled(
-                "{name} is disabled; enable it first: hsmvault key update --enable",
-                name=key.name,
-            )
-        known = parse_algorithm(algorithm)
-        use = require_suits(known, key.spec, operation)
-        if operation not in key.operations:
-            raise OperationNotPermitted(
-                "{name} may not {operation}; its operations are {operations}",
-                name=key.name,
-                operation=operation,
-                operations=", ".join(sorted(key.operations)),
-            )
-        found = self.memory.version(held, version or key.current)
-        if found is None:
-            raise NotFound(
-                "there is no {name}", name=name.version(version or key.current)
-            )
-        record = found.found.record
-        full = f"{key.name}/versions/{record.version}"
-        if not record.enabled:
-            raise KeyNotEnabled(
-                "{name} is disabled; enable it first: hsmvault version update --enable",
-                name=full,
-            )
-        if found.material is None:
-            raise RegionBehind(
-                "region {region} does not hold the material of {name} yet; ask again, "
-                "or ask another region",
-                region=self.memory.region,
-                name=full,
-            )
-        return Plan(
-            full,
-            found.material,
-            known,
-            operation,
-            use,
-            key.not_before_ms,
-            key.expire_ms,
-        )
-
-    def _wrapping(self, name: KeyName) -> str:
-        spec = self._held(name).key.record.spec
+    def _wrapping(self, name: KeyName, context: Mapping[str, str]) -> str:
+        spec = self.plans.held(name).key.record.spec
         if spec.type is KeyType.OCT:
-            return f"A{spec.bits}KW"
+            return f"A{spec.bits}{'GCM' if context else 'KW'}"
         # What cannot wrap is refused by the plan, which names what can.
         return Algorithm.RSA_OAEP_256

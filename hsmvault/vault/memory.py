@@ -121,6 +121,13 @@ class Memory:
                 )
             self._closing.wait(POLL_SECONDS)
 
+    @property
+    def vault(self) -> VaultRecord:
+        """The vault's settings, as of the last refresh."""
+        view = self._view
+        assert view is not None, "nothing is read before the first refresh"
+        return view.vault
+
     def close(self) -> None:
         """End all waiting."""
         self._closing.set()

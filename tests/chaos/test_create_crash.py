@@ -23,6 +23,7 @@ from hsmvault.store.store import Store
 from hsmvault.vault.crypto import Crypto
 from hsmvault.vault.keys import KeyMaker
 from hsmvault.vault.memory import Memory
+from hsmvault.vault.plans import Plans
 from hsmvault.vault.ports import Material
 from hsmvault.vault.settings import KeySettings
 from hsmvault.vault.view import Caller
@@ -233,6 +234,7 @@ def _require_signs(world: World) -> None:
     hsm = FakeHsm("p2", keys=world.keys, vault_id=VAULT_ID)
     memory = Memory(world.store, hsm, region="north")
     memory.refresh()
-    name, signature = Crypto(hsm, memory, _clock).sign(NAME, None, "ES256", bytes(32))
+    crypto = Crypto(hsm, Plans(memory, _clock))
+    name, signature = crypto.sign(NAME, None, "ES256", bytes(32))
     assert len(signature) == 64
     assert name.startswith("keys/payroll/versions/")

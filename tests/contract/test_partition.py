@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmvault.model.algorithms import (
+    GCM,
     USES,
     Algorithm,
     Curve,
@@ -342,10 +343,12 @@ def test_what_one_partition_encrypts_another_decrypts(
 ) -> None:
     material = pools.material(spec)
 
-    sealed = pools.north.encrypt(material, algorithm, b"a secret", b"")
+    secret = b"sixteen bytes it"
 
-    assert b"a secret" not in sealed.ciphertext
-    assert pools.sibling.decrypt(material, algorithm, sealed, b"") == b"a secret"
+    sealed = pools.north.encrypt(material, algorithm, secret, b"")
+
+    assert secret not in sealed.ciphertext
+    assert pools.sibling.decrypt(material, algorithm, sealed, b"") == secret
 
 
 @pytest.mark.parametrize(
@@ -359,17 +362,19 @@ def test_what_cryptography_encrypts_decrypts_here(
     material = pools.material(spec)
     key = load_der_public_key(material.public_key)
     assert isinstance(key, rsa.RSAPublicKey)
-    known: hashes.HashAlgorithm = (
-        hashes.SHA1()  # noqa: S303
-        if algorithm is Algorithm.RSA_OAEP
-        else hashes.SHA256()
-    )
-    longest = spec.bits // 8 - 2 * known.digest_size - 2
+    longest = spec.bits // 8 - 11
+    how: padding.AsymmetricPadding = padding.PKCS1v15()
+    if algorithm is not Algorithm.RSA1_5:
+        known: hashes.HashAlgorithm = (
+            hashes.SHA1()  # noqa: S303
+            if algorithm is Algorithm.RSA_OAEP
+            else hashes.SHA256()
+        )
+        longest = spec.bits // 8 - 2 * known.digest_size - 2
+        how = padding.OAEP(padding.MGF1(known), known, None)
 
     for plaintext in (b"", b"\0", b"\1" * 16, secrets.token_bytes(longest)):
-        ciphertext = key.encrypt(
-            plaintext, padding.OAEP(padding.MGF1(known), known, None)
-        )
+        ciphertext = key.encrypt(plaintext, how)
         sealed = Sealed(b"", ciphertext, b"")
 
         assert pools.north.decrypt(material, algorithm, sealed, b"") == plaintext
@@ -463,7 +468,12 @@ def test_a_plaintext_longer_than_oaep_takes_is_refused(
 # --- wrapping --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("spec", "algorithm"), algorithms(Operation.WRAP_KEY), ids=str)
+@pytest.mark.parametrize(
+    ("spec", "algorithm"),
+    # By GCM the vault wraps as it encrypts: to a partition it is the same.
+    [pair for pair in algorithms(Operation.WRAP_KEY) if pair[1] not in GCM],
+    ids=str,
+)
 def test_what_one_partition_wraps_another_unwraps(
     pools: Pools, spec: KeySpec, algorithm: Algorithm
 ) -> None:

@@ -18,7 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     decode_dss_signature,
     encode_dss_signature,
 )
+from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -28,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from hsmvault.model.algorithms import Algorithm, Curve, KeySpec, KeyType
+from hsmvault.model.algorithms import CBC, CBC_PAD, Algorithm, Curve, KeySpec, KeyType
 from hsmvault.model.errors import (
     CiphertextInvalid,
     DigestInvalid,
@@ -173,8 +176,10 @@ class FakeHsm:
         """Encrypt. iv and tag are empty for RSA."""
         secret = self._open(material)
         if isinstance(secret, rsa.RSAPrivateKey):
-            return Sealed(b"", _oaep_encrypt(secret, algorithm, plaintext), b"")
+            return Sealed(b"", _rsa_encrypt(secret, algorithm, plaintext), b"")
         assert isinstance(secret, bytes)
+        if algorithm in CBC | CBC_PAD:
+            return _encrypt_cbc(secret, algorithm, plaintext)
         iv = secrets.token_bytes(12)
         sealed = AESGCM(secret).encrypt(iv, plaintext, aad)
         return Sealed(iv, sealed[:-16], sealed[-16:])
@@ -186,8 +191,10 @@ class FakeHsm:
         secret = self._open(material)
         try:
             if isinstance(secret, rsa.RSAPrivateKey):
-                return secret.decrypt(sealed.ciphertext, _oaep(algorithm))
+                return secret.decrypt(sealed.ciphertext, _encryption(algorithm))
             assert isinstance(secret, bytes)
+            if algorithm in CBC | CBC_PAD:
+                return _decrypt_cbc(secret, algorithm, sealed)
             if (len(sealed.iv), len(sealed.tag)) != (12, 16):
                 raise CiphertextInvalid("the ciphertext does not decrypt")
             return AESGCM(secret).decrypt(
@@ -200,7 +207,7 @@ class FakeHsm:
         """Wrap the caller's bytes."""
         secret = self._open(material)
         if isinstance(secret, rsa.RSAPrivateKey):
-            return _oaep_encrypt(secret, algorithm, plaintext)
+            return _rsa_encrypt(secret, algorithm, plaintext)
         assert isinstance(secret, bytes)
         try:
             return keywrap.aes_key_wrap(secret, plaintext)
@@ -212,7 +219,7 @@ class FakeHsm:
         secret = self._open(material)
         try:
             if isinstance(secret, rsa.RSAPrivateKey):
-                return secret.decrypt(wrapped, _oaep(algorithm))
+                return secret.decrypt(wrapped, _encryption(algorithm))
             assert isinstance(secret, bytes)
             return keywrap.aes_key_unwrap(secret, wrapped)
         except (ValueError, keywrap.InvalidUnwrap) as error:
@@ -372,17 +379,42 @@ def _padding(algorithm: Algorithm) -> padding.PKCS1v15 | padding.PSS:
     return padding.PKCS1v15()
 
 
-def _oaep(algorithm: Algorithm) -> padding.OAEP:
+def _encryption(algorithm: Algorithm) -> padding.OAEP | padding.PKCS1v15:
+    # OpenSSL answers bad PKCS #1 v1.5 by implicit rejection, as partitions do.
+    if algorithm is Algorithm.RSA1_5:
+        return padding.PKCS1v15()
     known: hashes.HashAlgorithm = (
         hashes.SHA256() if algorithm is Algorithm.RSA_OAEP_256 else hashes.SHA1()  # noqa: S303  # RFC 7518 4.3 fixes it for RSA-OAEP
     )
     return padding.OAEP(padding.MGF1(known), known, None)
 
 
-def _oaep_encrypt(
+def _encrypt_cbc(secret: bytes, algorithm: Algorithm, data: bytes) -> Sealed:
+    if algorithm in CBC_PAD:
+        padder = PKCS7(128).padder()
+        data = padder.update(data) + padder.finalize()
+    if not data or len(data) % 16:
+        raise InvalidRequest("CBC encrypts whole blocks")
+    iv = secrets.token_bytes(16)
+    step = Cipher(AES(secret), modes.CBC(iv)).encryptor()
+    return Sealed(iv, step.update(data) + step.finalize(), b"")
+
+
+def _decrypt_cbc(secret: bytes, algorithm: Algorithm, sealed: Sealed) -> bytes:
+    if sealed.tag or not sealed.ciphertext:
+        raise CiphertextInvalid("the ciphertext does not decrypt")
+    step = Cipher(AES(secret), modes.CBC(sealed.iv)).decryptor()
+    data = step.update(sealed.ciphertext) + step.finalize()
+    if algorithm in CBC_PAD:
+        unpadder = PKCS7(128).unpadder()
+        data = unpadder.update(data) + unpadder.finalize()
+    return data
+
+
+def _rsa_encrypt(
     secret: rsa.RSAPrivateKey, algorithm: Algorithm, plaintext: bytes
 ) -> bytes:
     try:
-        return secret.public_key().encrypt(plaintext, _oaep(algorithm))
+        return secret.public_key().encrypt(plaintext, _encryption(algorithm))
     except ValueError as error:
         raise InvalidRequest("the plaintext is too long for this key") from error
