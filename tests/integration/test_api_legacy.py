@@ -12,6 +12,7 @@ from hsmvault.model.vault_records import VaultRecord
 from hsmvault.v1 import crypto_service_pb2 as pb
 from hsmvault.vault.ports import Expect
 from tests.support.served import (
+    PAGE_KEY,
     VAULT_ID,
     Served,
     change,
@@ -29,7 +30,7 @@ CBC = ["encrypt", "decrypt"]
 
 @pytest.fixture(scope="module")
 def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    settings = VaultRecord(VAULT_ID, 1, 1, legacy_algorithms=ALLOWED)
+    settings = VaultRecord(VAULT_ID, 1, 1, page_key=PAGE_KEY, legacy_algorithms=ALLOWED)
     records = genesis(settings=settings)
     with served(tmp_path_factory.mktemp("north"), records=records) as one:
         make_key(one, "a128", "oct", bits=128, operations=CBC)
@@ -107,7 +108,9 @@ def test_what_the_vault_does_not_name_is_refused_naming_the_command(
 
 def test_what_is_no_longer_allowed_is_refused_at_once(tmp_path: Any) -> None:
     """Also to a key that was used by it a moment ago, and also to decrypt."""
-    settings = VaultRecord(VAULT_ID, 1, 1, legacy_algorithms=("RSA1_5",))
+    settings = VaultRecord(
+        VAULT_ID, 1, 1, page_key=PAGE_KEY, legacy_algorithms=("RSA1_5",)
+    )
     with served(tmp_path, records=genesis(settings=settings)) as north:
         make_key(north, "rsa", "RSA", bits=2048)
         sealed = _encrypt(north, "rsa", "RSA1_5")
