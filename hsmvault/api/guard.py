@@ -267,12 +267,22 @@ class Guard:
                 most=self._message_bytes,
             )
         try:
-            return endpoint.request.FromString(raw)
+            request = endpoint.request.FromString(raw)
         except DecodeError as error:
             raise InvalidRequest(
                 "the request does not read as {wanted}",
                 wanted=endpoint.request.DESCRIPTOR.full_name,
             ) from error
+        size = request.ByteSize()
+        request.DiscardUnknownFields()
+        if request.ByteSize() != size:
+            # It might be the one that says to validate only, or under which etag.
+            raise InvalidRequest(
+                "the request has fields that {wanted} does not have in this release; "
+                "leave them out, or ask a newer region",
+                wanted=endpoint.request.DESCRIPTOR.full_name,
+            )
+        return request
 
     def _at_least(
         self, view: View, context: grpc.ServicerContext, seconds: float

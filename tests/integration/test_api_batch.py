@@ -130,7 +130,7 @@ def test_mixed_items_answer_in_their_order_as_the_rpcs_do(north: Served) -> None
     assert not by_kind["sign"].sign.HasField("served")
 
 
-def test_what_fails_fails_alone_and_as_it_would_by_itself(north: Served) -> None:
+def test_rs_04_what_fails_fails_alone_and_as_it_would_by_itself(north: Served) -> None:
     bad = [
         _sign("keys/missing"),
         _sign("keys/gone"),
@@ -173,7 +173,9 @@ def test_each_item_needs_the_permission_of_its_rpc(north: Served, kind: str) -> 
     assert (result.error.code, result.error.message) == (alone[0].value[0], alone[2])
 
 
-def test_a_permission_at_one_key_is_none_at_the_next_item_s(north: Served) -> None:
+def test_rs_04_a_permission_at_one_key_is_none_at_another(
+    north: Served,
+) -> None:
     make_key(north, "own")
     grant(north, "kim", CRYPTO_USER, "/keys/own")
     names = ["keys/own", "keys/ec", "keys/OWN", "keys/missing", "keys/own", "keys/ec"]
@@ -202,7 +204,7 @@ def test_permission_to_sign_is_none_to_verify(north: Served) -> None:
     assert _reason(verified) == "OPERATION_NOT_PERMITTED"
 
 
-def test_a_batch_has_one_to_a_thousand_items(north: Served) -> None:
+def test_rs_04_a_batch_has_one_to_a_thousand_items(north: Served) -> None:
     many = [_sign(reference=str(n)) for n in range(ITEMS_MAX)]
 
     results = _batch(north.uma, *many).results
@@ -212,6 +214,17 @@ def test_a_batch_has_one_to_a_thousand_items(north: Served) -> None:
     too_many = refusal(lambda: _batch(north.uma, *many, _sign()))
     assert too_many[:2] == (INVALID, "TOO_LARGE")
     assert refusal(lambda: _batch(north.uma))[:2] == (INVALID, "INVALID_REQUEST")
+
+
+def test_rs_04_a_reference_that_stands_twice_answers_twice(north: Served) -> None:
+    """References are the caller's: order tells the results apart."""
+    twice = [_sign(reference="r"), _sign("keys/missing", reference="r")]
+
+    first, second = _batch(north.uma, *twice).results
+
+    assert (first.reference, second.reference) == ("r", "r")
+    assert first.WhichOneof("outcome") == "sign"
+    assert _reason(second) == "NOT_FOUND"
 
 
 class Failing:

@@ -25,6 +25,7 @@ METHODS: Final = {
 }
 CALLERS: Final = ("nobody", "uma", "olga", "ada")
 SECONDS: Final = 20.0
+INVALID: Final = grpc.StatusCode.INVALID_ARGUMENT
 BUGS: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 STEADY: Final = settings(
     max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -76,6 +77,21 @@ def test_any_message_is_answered_or_refused(north: Served, path: str, who: str) 
         assert _code(north, who, method, raw) not in BUGS
 
     ask()
+
+
+def test_rs_01_a_field_that_is_not_known_is_not_overlooked(north: Served) -> None:
+    """It might be the one that says to change nothing."""
+    known = DeleteKeyRequest(name="keys/ec").SerializeToString()
+    nested = b"\x12\x05" + b"\xfa\x3f\x02ab"  # CreateKeyRequest.key, its field 1023
+    delete = METHODS["/hsmvault.v1.KeyService/DeleteKey"]
+    create = METHODS["/hsmvault.v1.KeyService/CreateKey"]
+    before = north.store.head()
+
+    for field in (b"\xa8\x3f\x01", b"\xaa\x3f\x02ab"):
+        assert _code(north, "uma", delete, known + field) is INVALID
+    assert _code(north, "uma", create, b"\x0a\x03new" + nested) is INVALID
+
+    assert north.store.head() == before
 
 
 @pytest.mark.parametrize("path", METHODS)
