@@ -30,6 +30,7 @@ from hsmvault.model.key_records import KeyRecord, TombstoneRecord
 from hsmvault.model.log import Kind
 from hsmvault.model.records import read
 from hsmvault.model.stored import StoredRecord
+from hsmvault.store import counts
 from hsmvault.store import log as history
 from hsmvault.store.schema import (
     USUAL,
@@ -249,6 +250,8 @@ def put(
         held = None
     if held is None:
         connection.execute(insert(state), row)
+        if stored.kind is Kind.KEY:
+            counts.added(connection)
     else:
         values = {
             f"new_{name}": value for name, value in row.items() if name != "place"
@@ -261,6 +264,12 @@ def versions_of(connection: Connection, resource: str) -> set[str]:
     """Return the ids of the versions that a key has in the state."""
     found = connection.execute(select(state.c.version).where(_below(resource)))
     return {version for (version,) in found.all() if version is not None}
+
+
+def count_versions(connection: Connection, resource: str) -> int:
+    """Return how many versions a key has in the state: a seek, and no rows read."""
+    query = select(func.count()).where(_below(resource))
+    return connection.execute(query).scalar_one()
 
 
 def _below(resource: str) -> ColumnElement[bool]:
@@ -288,3 +297,4 @@ def _bury(
     connection.execute(
         delete(state).where(or_(state.c.place == resource, _below(resource)))
     )
+    counts.buried(connection)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import Select, delete, select
 
 from hsmvault.model.errors import TwoHistories, VaultError
 from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, RequestMark
@@ -21,21 +21,21 @@ from hsmvault.store import commit as writing
 from hsmvault.store import log, snapshot, wrapped
 from hsmvault.store import state as records
 from hsmvault.store.changes import Change, Expect
+from hsmvault.store.counting import Counting
 from hsmvault.store.database import Database, open_database
 from hsmvault.store.lines import RequestAt, SnapshotItem, line
 from hsmvault.store.migrate import prepare
 from hsmvault.store.schema import staged
-from hsmvault.store.schema import state as state_table
 
 
-class Store:
+class Store(Counting):
     """The log and the state. Safe to call from any thread.
 
     A `guard` runs under the write lock: it may read, and must not write.
     """
 
     def __init__(self, database: Database, region: str) -> None:
-        self._database = database
+        super().__init__(database)
         self.region = region
 
     @classmethod
@@ -208,12 +208,6 @@ class Store:
         with self._database.snapshot() as connection:
             return writing.find_request(connection, principal, method, request_id)
 
-    def count(self, kind: Kind) -> int:
-        """How many resources of a kind there are."""
-        query = select(func.count()).where(state_table.c.kind == str(kind))
-        with self._database.reading() as connection:
-            return connection.execute(query).scalar_one()
-
     def size(self) -> int:
         """Bytes on the disk."""
         return self._database.size()
@@ -322,11 +316,6 @@ class Store:
         """Versions wrapped for this region, and not yet for `region`, in order."""
         query = wrapped.unsealed(region, own=self.region, after=after, limit=limit)
         return self._rows(query)
-
-    def count_wrapped(self, region: str) -> int:
-        """How many versions are wrapped for a region."""
-        with self._database.reading() as connection:
-            return wrapped.count(connection, region)
 
     # Snapshots.
 

@@ -12,6 +12,7 @@ from hsmvault.model.stored import WrappedKey
 from hsmvault.vault.checked import Found
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import Clock, Hsm, Material, Store, Witness
+from hsmvault.vault.quotas import require_key_room, require_version_room
 from hsmvault.vault.settings import KeySettings
 from hsmvault.vault.view import View
 from hsmvault.vault.writing import Draft, Request, Writer, require_etag
@@ -52,6 +53,7 @@ class KeyMaker:
 
         def decide(view: View) -> Draft[KeyRecord]:
             self._require_free(name)
+            require_key_room(self.store, view.vault)
             # 2. to 4.
             new = self._new(str(name), self.new_id(), spec, view, VersionState.ACTIVE)
             made = self._make(request, new, view)
@@ -93,6 +95,7 @@ class KeyMaker:
         def decide(view: View) -> Draft[VersionRecord]:
             found = self._rotatable(name, etag)
             key = found.record
+            require_version_room(self.store, view.vault, key.resource)
             alone = len(view.receiving) == 1
             state = VersionState.ACTIVE if alone else VersionState.PENDING
             new = self._new(key.name, key.incarnation, key.spec, view, state)

@@ -170,6 +170,12 @@ class Store(Protocol):
         `state` keeps those whose record is in that state, as in "DELETED".
         """
 
+    def key_count(self) -> int:
+        """How many keys there are, deleted ones included; costs the same for any."""
+
+    def version_count(self, key: str) -> int:
+        """How many versions a key, by its resource, has."""
+
     def reached(self, position: Position) -> bool:
         """Tell whether this region is at or past it. Raises PositionLost."""
 

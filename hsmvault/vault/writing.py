@@ -24,6 +24,7 @@ from hsmvault.model.stored import StoredRecord, WrappedKey
 from hsmvault.vault.checked import KINDS, Found
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import Change, Clock, Expect, Hsm, Store
+from hsmvault.vault.quotas import require_room
 from hsmvault.vault.view import Caller, View
 
 R = TypeVar("R", bound=Record)
@@ -88,6 +89,7 @@ class Writer:
             if repeated is not None:
                 return repeated
             draft = decide(view)
+            require_room(self.store, view.vault, draft.records)
             if request.validate_only:
                 return Found(draft.answer, draft.answer.to_bytes(), view.position)
             try:
@@ -161,15 +163,18 @@ class Writer:
             )
             if request.request_id
             else None,
-            guard=self._unchanged(draft.unchanged),
+            guard=self._standing(draft, view),
         )
         return Found(draft.answer, answer, position)
 
-    def _unchanged(self, key: Found[KeyRecord] | None) -> Callable[[], None] | None:
-        if key is None:
-            return None
+    def _standing(self, draft: Draft[R], view: View) -> Callable[[], None]:
+        """Return what is checked again inside the transaction, beside revisions."""
+        key = draft.unchanged
 
         def guard() -> None:
+            require_room(self.store, view.vault, draft.records)
+            if key is None:
+                return
             stored = self.store.state(key.record.resource)
             if stored is None or stored.record != key.raw:
                 raise ChangedMeanwhile("{name} changed meanwhile", name=key.record.name)

@@ -66,6 +66,8 @@ class Log(RuleBasedStateMachine):
             assert [(s.record, s.index) for s in ours] == [
                 (s.record, s.index) for s in theirs
             ]
+        for store in (self.north, self.south):
+            assert store.key_count() == store.count(Kind.KEY) == len(self.keys)
         assert self.south.count_wrapped("south") == self.north.count_wrapped("south")
         assert self.south.verify_chain() == self.north.verify_chain()
         self.north.close()

@@ -301,3 +301,20 @@ def test_installing_drops_the_staged_chunks(full: Store, south: Store) -> None:
     taken(full).install(south)
 
     assert south.staged("s1") == []
+
+
+def test_a_store_that_was_taken_from_a_snapshot_knows_how_many_keys_it_has(
+    store: Store, south: Store
+) -> None:
+    author = Author(store)
+    author.create("a", "north", "south")
+    gone, first = author.create("b", "north", "south")
+    taken(store).install(south)
+    known = south.key_count()
+
+    author.create("c", "north", "south")
+    author.purge(gone, first)
+    followed(store, south)
+
+    assert known == 2
+    assert south.key_count() == store.key_count() == south.count(Kind.KEY) == 2
