@@ -16,6 +16,8 @@ from typing import Any, Final, TypeVar
 
 from hsmvault.model.errors import ConfigurationError, InvalidRequest
 from hsmvault.model.names import RegionName
+from hsmvault.regions.issuers import Issuer
+from hsmvault.regions.issuers import problems as issuer_problems
 from hsmvault.regions.layout import PARTITIONS, Layout
 from hsmvault.regions.listening import address
 
@@ -47,6 +49,9 @@ class Listen:
     host: str = "127.0.0.1"
     advertise: str = ""
     """What others connect to; "" is `host`."""
+    token_ports: tuple[int, ...] = ()
+    """For callers with tokens, who show no certificate: one that the partitions share,
+    then one of each. Nobody listens there unless there are issuers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,7 @@ class RegionConfig:
     officer: OfficerSettings = OfficerSettings()
     limits: Limits = Limits()
     join: Join = Join()
+    issuers: tuple[Issuer, ...] = ()
 
     @property
     def advertised(self) -> str:
@@ -129,6 +135,13 @@ class RegionConfig:
         """host:port of each partition's own listener, in order."""
         ports = self.listen.partition_ports
         return tuple(address(self.advertised, port) for port in ports)
+
+    def token_ports(self, partition: str) -> tuple[int, int] | None:
+        """The shared port for tokens, and a partition's own; None: none are taken."""
+        if not self.issuers:
+            return None
+        shared, *own = self.listen.token_ports
+        return shared, own[list(self.partitions).index(partition)]
 
     def environment(self, partition: str) -> dict[str, str]:
         """What a partition's process finds in its environment, for its module."""
@@ -232,9 +245,11 @@ class _Reader:
         if origin is types.UnionType:
             return self._path(value, where) if value != "" else None
         if origin is tuple:
+            kind = typing.get_args(wanted)[0]
             if not isinstance(value, list):
-                raise self.wrong(where, "must be a list of whole numbers")
-            return tuple(self.value(one, int, where) for one in value)
+                listed = "whole numbers" if kind is int else "texts"
+                raise self.wrong(where, f"must be a list of {listed}")
+            return tuple(self.value(one, kind, where) for one in value)
         if not isinstance(value, dict):
             raise self.wrong(where, "must be a table of texts")
         return {k: self._text(v, f"{where}.{k}") for k, v in value.items()}
@@ -269,7 +284,7 @@ _SECTIONS: Final[Mapping[str, type]] = types.MappingProxyType(
 
 
 def _read(raw: dict[str, Any], reader: _Reader) -> dict[str, Any]:
-    known = [*_SECTIONS, "partitions"]
+    known = [*_SECTIONS, "partitions", "issuers"]
     for section in raw:
         if section not in known:
             raise reader.wrong(
@@ -288,6 +303,12 @@ def _read(raw: dict[str, Any], reader: _Reader) -> dict[str, Any]:
         name: reader.settings(PartitionSettings, table, where=f"partitions.{name}")
         for name, table in partitions.items()
     }
+    issuers = raw.get("issuers", [])
+    if not isinstance(issuers, list):
+        raise reader.wrong("[[issuers]]", "must be tables, each in double brackets")
+    sections["issuers"] = tuple(
+        reader.settings(Issuer, table, where="issuers") for table in issuers
+    )
     return sections
 
 
@@ -302,9 +323,21 @@ def _checked(sections: dict[str, Any], layout: Layout) -> RegionConfig:
         raise reader.wrong("region.kind", f'must be "{PRIMARY}" or "{EXTENDED}"')
     listen = config.listen
     ports = [listen.port, listen.private_port, *listen.partition_ports]
+    ports += listen.token_ports
     if len(listen.partition_ports) != len(PARTITIONS):
         raise reader.wrong(
             "listen.partition_ports", f"must list {len(PARTITIONS)} ports"
+        )
+    if len(listen.token_ports) not in {0, 1 + len(PARTITIONS)}:
+        raise reader.wrong(
+            "listen.token_ports", f"must list {1 + len(PARTITIONS)} ports, or none"
+        )
+    for problem in issuer_problems(config.issuers):
+        raise reader.wrong("[[issuers]]", problem)
+    if config.issuers and not listen.token_ports:
+        raise reader.wrong(
+            "listen.token_ports",
+            f"is missing: callers with tokens need {1 + len(PARTITIONS)} ports",
         )
     if max(ports) > _PORT_MAX or len(set(ports)) != len(ports):
         raise reader.wrong(

@@ -37,6 +37,17 @@ class Event(StrEnum):
     CALL_DENIED = "call.denied"
     INTEGRITY_FAILED = "integrity.failed"
 
+    ISSUER_KEYS_CHANGED = "issuer.keys_changed"
+    ISSUER_SILENT = "issuer.silent"
+    """Its keys cannot be fetched; the last ones serve for a while, then none."""
+    CERTIFICATE_CHANGED = "certificate.changed"
+    """New connections get the new certificate, and are checked by the new CA."""
+    CERTIFICATE_KEPT = "certificate.kept"
+    """The files changed, but cannot be used as they are: the old ones serve on."""
+    REVOCATIONS_CHANGED = "revocations.changed"
+    REVOCATIONS_OVERDUE = "revocations.overdue"
+    """The revocation list says that there is a newer one by now. It is kept in use."""
+
     LINK_UP = "link.up"
     LINK_DOWN = "link.down"
     LINK_STOPPED = "link.stopped"
@@ -59,6 +70,9 @@ LEVELS: Final[Mapping[Event, str]] = MappingProxyType(
         Event.CALL_DENIED: "warning",
         Event.CALL_FAILED: "error",
         Event.INTEGRITY_FAILED: "critical",
+        Event.CERTIFICATE_KEPT: "error",
+        Event.ISSUER_SILENT: "warning",
+        Event.REVOCATIONS_OVERDUE: "warning",
         Event.JOB_FAILED: "error",
         Event.LINK_DOWN: "warning",
         Event.LINK_STOPPED: "critical",

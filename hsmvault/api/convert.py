@@ -113,6 +113,7 @@ def role(definition: RoleDefinition) -> pb.RoleDefinition:
 def region(found: Found[RegionRecord]) -> pb.Region:
     """Write a region."""
     record = found.record
+    shared, *own = record.token_endpoints or ("",) * (1 + len(record.partitions))
     return pb.Region(
         name=record.name,
         state=pb.Region.State.Value(record.state),
@@ -120,11 +121,17 @@ def region(found: Found[RegionRecord]) -> pb.Region:
         zone=record.zone,
         endpoint=record.endpoint,
         partitions=[
-            pb.Partition(name=p.name, endpoint=endpoint, identity=p.identity)
-            for p, endpoint in zip(
-                record.partitions, record.partition_endpoints, strict=True
+            pb.Partition(
+                name=p.name,
+                endpoint=endpoint,
+                identity=p.identity,
+                token_endpoint=token,
+            )
+            for p, endpoint, token in zip(
+                record.partitions, record.partition_endpoints, own, strict=True
             )
         ],
+        token_endpoint=shared,
         private_endpoint=record.private_endpoint,
         certificate=record.certificate,
         problem=record.problem,
@@ -148,9 +155,22 @@ def region_record(message: pb.Region, *, now_ms: int) -> RegionRecord:
         private_endpoint=message.private_endpoint,
         partitions=tuple(PartitionCard(p.name, p.identity) for p in message.partitions),
         certificate=message.certificate,
+        token_endpoints=_token_endpoints(message),
         create_ms=now_ms,
         update_ms=now_ms,
     )
+
+
+def _token_endpoints(message: pb.Region) -> tuple[str, ...]:
+    found = (message.token_endpoint, *(p.token_endpoint for p in message.partitions))
+    if not any(found):
+        return ()
+    if not all(found):
+        raise InvalidRequest(
+            "{name} has some of its token endpoints only; take its card again",
+            name=message.name,
+        )
+    return found
 
 
 def settings(message: pb.Key) -> KeySettings:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message
@@ -37,6 +37,8 @@ class Call:
     told: Underway
     """What will be told of it."""
     via_region: str = ""
+    proof: bytes = field(default=b"", repr=False)
+    """The caller's token, where they showed one: what a forwarded call goes with."""
     wanted: Callable[[], bool] = lambda: True
     """Whether the caller still waits for the answer."""
 

@@ -50,19 +50,25 @@ class Writes:
         *,
         view: View,
         principal: str,
+        proof: bytes = b"",
         seconds: float,
     ) -> tuple[bytes, str]:
         """Have the primary do it, or refuse, naming the primary.
 
-        Answers once this region's own copy shows what was written.
+        Answers once this region's own copy shows what was written. With the caller's
+        own `proof` it need not take our word, so that every write may be forwarded.
         """
-        if write is Write.REDIRECT:
+        if write is Write.REDIRECT and not proof:
             self._require_reachable(view)
             view.require_primary()
         try:
             done = accepted(
                 self._manager.forward(
-                    method, request, principal=principal, seconds=seconds
+                    method,
+                    request,
+                    principal=principal,
+                    proof=proof,
+                    seconds=seconds,
                 )
             )
         except (PrimaryUnknown, PrimaryUnavailable) as error:

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
 from hsmvault.api.account import OK, Authentication, Observer, Underway
+from hsmvault.api.callers import Callers
 from hsmvault.api.dispatch import (
     MIN_POSITION,
     WAIT_SECONDS,
@@ -27,7 +28,7 @@ from hsmvault.api.dispatch import (
     validates_only,
 )
 from hsmvault.api.forwarding import Refused, Writes
-from hsmvault.api.identity import Identity, identify
+from hsmvault.api.identity import Identity
 from hsmvault.api.permissions import Write
 from hsmvault.api.status import abort, code_and_reason, status_of, status_of_bug
 from hsmvault.model.errors import InvalidRequest, TooLarge, VaultError
@@ -60,6 +61,7 @@ class Guard:
         self,
         memory: Memory,
         writes: Writes,
+        callers: Callers,
         *,
         partition: str,
         message_bytes: int,
@@ -68,6 +70,7 @@ class Guard:
     ) -> None:
         self._memory = memory
         self._writes = writes
+        self._callers = callers
         self._message_bytes = message_bytes
         self._admissions = admissions
         self._observers = observers
@@ -104,8 +107,7 @@ class Guard:
 
         def refuse(_raw: bytes, context: grpc.ServicerContext) -> bytes:
             def run() -> tuple[bytes, str]:
-                told.principal = identify(context).principal
-                told.authentication = Authentication.MTLS
+                self._identify(context, told)
                 raise error
 
             told = Underway(method, context.peer())
@@ -123,20 +125,25 @@ class Guard:
         principal: str,
         via_region: str,
         seconds: float,
+        proof: bytes = b"",
     ) -> Executed:
-        """Run a call that another region forwarded, on its word for the principal.
+        """Run a call that another region forwarded, by its caller's own proof.
 
-        Takes nothing but what may be forwarded, and only as primary.
+        Without one the region's word for the principal has to do, for what may be
+        forwarded so. Takes writes alone, and only as primary.
         """
         method = endpoint.method if endpoint else "unknown"
         told = Underway(method, "", via_region, principal, Authentication.REGION)
 
         def run() -> tuple[bytes, str]:
-            if endpoint is None or endpoint.rule.write is not Write.FORWARD:
+            if endpoint is None or endpoint.rule.write not in _forwardable(proof):
                 raise InvalidRequest(
                     "{method} is not forwarded between regions; call the primary",
                     method=method,
                 )
+            if proof:
+                self._callers.require_proof(proof, of=principal)
+                told.authentication = Authentication.JWT
             view = self._memory.refresh()
             view.require_primary()
             call = Call(
@@ -186,9 +193,7 @@ class Guard:
         told: Underway,
     ) -> tuple[bytes, str]:
         """Let in a caller who came themselves, and serve them."""
-        identity = identify(context)
-        told.principal = identity.principal
-        told.authentication = Authentication.MTLS
+        identity = self._identify(context, told)
         view = self._memory.refresh()
         for admit in self._admissions:
             admit(identity, told.peer, view)
@@ -196,6 +201,7 @@ class Guard:
         if waits:
             seconds = _seconds(context)
             view = self._at_least(view, context, seconds)
+        self._callers.require_unrevoked(identity, view.vault)
         call = Call(
             endpoint.method,
             view,
@@ -204,9 +210,16 @@ class Guard:
             "",
             seconds,
             told,
+            proof=identity.proof,
             wanted=context.is_active,
         )
         return self._run(endpoint, raw, call)
+
+    def _identify(self, context: grpc.ServicerContext, told: Underway) -> Identity:
+        identity = self._callers.identify(context)
+        told.principal = identity.principal
+        told.authentication = identity.authentication
+        return identity
 
     def _run(self, endpoint: Endpoint, raw: bytes, call: Call) -> tuple[bytes, str]:
         """Decide, and answer: the serialised response, and the position reached."""
@@ -246,6 +259,7 @@ class Guard:
                 raw,
                 view=view,
                 principal=call.principal,
+                proof=call.proof,
                 seconds=call.seconds,
             )
             under.version = telling.made(endpoint.response.FromString(written))
@@ -294,6 +308,11 @@ class Guard:
                     Position.parse(text), seconds=seconds, wanted=context.is_active
                 )
         return view
+
+
+def _forwardable(proof: bytes) -> tuple[Write, ...]:
+    """What an extended region may have run here: more, where it need not vouch."""
+    return (Write.FORWARD, Write.REDIRECT) if proof else (Write.FORWARD,)
 
 
 def _seconds(context: grpc.ServicerContext) -> float:

@@ -1,18 +1,18 @@
-"""Who is calling: the principal of a client certificate that TLS has verified.
+"""Who a certificate is of: the principal of one that TLS has verified.
 
 TLS checks a certificate when a connection is made; connections outlive certificates,
 so its end is looked at again on each call.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-import grpc
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from hsmvault.api.account import Authentication
 from hsmvault.model.errors import InvalidRequest, Unauthenticated
 from hsmvault.vault.access import require_principal
 
@@ -29,22 +29,23 @@ _UNREADABLE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A caller's certificate, read once."""
+    """Who calls, and by what it is known."""
 
     principal: str
+    authentication: Authentication
+    issuer: str
+    """Who vouches: a token's issuer, or the distinguished name of a CA (RFC 4514)."""
     not_before: float
     not_after: float
     """Unix time in seconds."""
+    serial: int = 0
+    """Of the certificate."""
+    proof: bytes = field(default=b"", repr=False)
+    """The token itself, for the primary to verify again. Never logged nor stored."""
 
 
-def identify(context: grpc.ServicerContext) -> Identity:
-    """Return the caller's identity, or raise Unauthenticated saying what to do."""
-    pem = context.auth_context().get("x509_pem_cert")
-    if not pem:
-        raise Unauthenticated(
-            "no client certificate was shown; issue one: hsmvault caller add"
-        )
-    identity = read(pem[0])
+def require_now(identity: Identity) -> None:
+    """Raise Unauthenticated unless the certificate is valid at this moment."""
     now = time.time()
     if not identity.not_before <= now < identity.not_after:
         raise Unauthenticated(
@@ -52,7 +53,6 @@ def identify(context: grpc.ServicerContext) -> Identity:
             "one: hsmvault caller add",
             principal=identity.principal,
         )
-    return identity
 
 
 @lru_cache(KNOWN_MAX)
@@ -65,6 +65,7 @@ def read(pem: bytes) -> Identity:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         uris = _uris(certificate)
+        _require_of_a_caller(certificate)
     except _UNREADABLE as error:
         raise Unauthenticated("the client certificate does not read as one") from error
     if len(uris) > 1:
@@ -86,9 +87,32 @@ def read(pem: bytes) -> Identity:
         ) from error
     return Identity(
         principal,
+        Authentication.MTLS,
+        certificate.issuer.rfc4514_string(),
         certificate.not_valid_before_utc.timestamp(),
         certificate.not_valid_after_utc.timestamp(),
+        certificate.serial_number,
     )
+
+
+def _require_of_a_caller(certificate: x509.Certificate) -> None:
+    """Refuse a certificate that was issued for another use, by its own extensions.
+
+    TLS looks at some of this too, but differently from one library to the next.
+    """
+    for extension in certificate.extensions:
+        found = extension.value
+        if isinstance(found, x509.BasicConstraints) and found.ca:
+            raise Unauthenticated("a CA's certificate is no caller's")
+        if (
+            isinstance(found, x509.ExtendedKeyUsage)
+            and ExtendedKeyUsageOID.CLIENT_AUTH not in found
+            and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in found
+        ):
+            raise Unauthenticated(
+                "the certificate is for another use than that of a client "
+                "(extendedKeyUsage); issue one: hsmvault caller add"
+            )
 
 
 def _uris(certificate: x509.Certificate) -> list[str]:

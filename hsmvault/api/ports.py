@@ -15,9 +15,17 @@ class Manager(Protocol):
     """The region's pool manager. Every method may raise Unavailable."""
 
     def forward(
-        self, method: str, request: bytes, *, principal: str, seconds: float
+        self,
+        method: str,
+        request: bytes,
+        *,
+        principal: str,
+        proof: bytes = b"",
+        seconds: float,
     ) -> Executed:
         """Have the primary run a call on behalf of `principal`.
+
+        `proof` is the caller's token, which the primary verifies itself, or empty.
 
         Raises PrimaryUnknown or PrimaryUnavailable when it certainly did not run;
         Unavailable when nobody knows.

@@ -14,6 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hsmvault.api.access import AccessServicer
 from hsmvault.api.account import Observer
 from hsmvault.api.batch import BatchingServicer
+from hsmvault.api.callers import Callers
 from hsmvault.api.dispatch import MIN_POSITION, Endpoint
 from hsmvault.api.facts import Telling
 from hsmvault.api.forwarding import Writes
@@ -109,9 +110,12 @@ class Services:
         endpoints: Mapping[str, Endpoint],
         *,
         memory: Memory,
+        callers: Callers,
         limits: Limits,
     ) -> None:
         self.memory = memory
+        self._callers = callers
+        callers.tokens.start()
         self._guard = guard
         self._endpoints = endpoints
         # Apart: anybody with a certificate may wait for a position that never comes,
@@ -152,19 +156,22 @@ class Services:
         principal: str,
         via_region: str,
         seconds: float = 30.0,
+        proof: bytes = b"",
     ) -> Executed:
-        """Run a call that another region forwarded, on its word for the principal."""
+        """Run a call that another region forwarded, by `proof` or on its word."""
         return self._guard.execute(
             self._endpoints.get(method),
             request,
             principal=principal,
             via_region=via_region,
             seconds=seconds,
+            proof=proof,
         )
 
     def close(self) -> None:
         """End the pools, once no server uses them any more."""
         self.memory.close()
+        self._callers.tokens.close()
         for pool in (self._waiting, self._writing, self._batching):
             pool.shutdown(wait=True, cancel_futures=True)
         self.attendant.close()
@@ -258,6 +265,7 @@ def build(
     manager: Manager,
     partitions: Partitions,
     memory: Memory | None = None,
+    callers: Callers | None = None,
     limits: Limits | None = None,
     clock: Clock = now_ms,
     observers: Sequence[Observer] = (),
@@ -265,6 +273,7 @@ def build(
     """Wire the vault behind its services, for one partition of one region."""
     limits = limits or Limits()
     memory = memory or Memory(store, hsm, region=region)
+    callers = callers or Callers()
     writer = Writer(store, hsm, memory, clock)
     catalogue = Catalogue(store, memory)
     servicers: dict[str, object] = {
@@ -286,11 +295,14 @@ def build(
     guard = Guard(
         memory,
         Writes(memory, manager),
+        callers,
         partition=partition,
         message_bytes=limits.message_bytes,
         observers=observers,
     )
-    return Services(guard, _endpoints(servicers), memory=memory, limits=limits)
+    return Services(
+        guard, _endpoints(servicers), memory=memory, callers=callers, limits=limits
+    )
 
 
 def _endpoints(servicers: Mapping[str, object]) -> dict[str, Endpoint]:

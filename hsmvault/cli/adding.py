@@ -41,15 +41,22 @@ def read_card(path: Path) -> Card:
 
 def described(card: Card) -> Region:
     """Return what AddRegion takes."""
+    shared, *own = card.token_endpoints or ("",) * (1 + len(card.partitions))
     return Region(
         name=f"regions/{card.region}",
         zone=card.zone,
         endpoint=card.endpoint,
         private_endpoint=card.private_endpoint,
         certificate=card.certificate,
+        token_endpoint=shared,
         partitions=[
-            Partition(name=p.name, endpoint=p.endpoint, identity=p.identity)
-            for p in card.partitions
+            Partition(
+                name=p.name,
+                endpoint=p.endpoint,
+                identity=p.identity,
+                token_endpoint=token,
+            )
+            for p, token in zip(card.partitions, own, strict=True)
         ],
     )
 

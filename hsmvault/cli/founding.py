@@ -58,6 +58,13 @@ def write_profile(
 @click.option("--private-port", type=int, help="For other regions.")
 @click.option("--partition-port", "partition_ports", type=int, multiple=True)
 @click.option(
+    "--token-port",
+    "token_ports",
+    type=int,
+    multiple=True,
+    help="For callers with tokens: a shared one, then one of each partition.",
+)
+@click.option(
     "--module",
     type=click.Path(path_type=Path),
     default=birth.SOFTHSM,
@@ -84,6 +91,7 @@ def init(
     port: int | None,
     private_port: int | None,
     partition_ports: tuple[int, ...],
+    token_ports: tuple[int, ...],
     module: Path,
     officer_directory: Path | None,
 ) -> None:
@@ -100,7 +108,7 @@ def init(
         host=host,
         advertise=advertise,
         hostnames=hostnames,
-        ports=_ports(port, private_port, partition_ports),
+        ports=_ports(port, private_port, partition_ports, token_ports),
         officer_directory=officer_directory,
         so_pins={} if officer_directory else _typed_pins(),
         module=module,
@@ -124,16 +132,23 @@ def init(
 
 
 def _ports(
-    port: int | None, private_port: int | None, partition_ports: tuple[int, ...]
+    port: int | None,
+    private_port: int | None,
+    partition_ports: tuple[int, ...],
+    token_ports: tuple[int, ...],
 ) -> birth.Ports | None:
-    if port is None and private_port is None and not partition_ports:
+    if port is None and private_port is None and not (partition_ports or token_ports):
         return None
     if port is None or private_port is None or len(partition_ports) != len(PARTITIONS):
         raise click.UsageError(
             "name all ports or none: --port, --private-port, and --partition-port "
             f"{len(PARTITIONS)} times"
         )
-    return birth.Ports(port, private_port, partition_ports)
+    if len(token_ports) not in {0, 1 + len(PARTITIONS)}:
+        raise click.UsageError(
+            f"give --token-port {1 + len(PARTITIONS)} times, or not at all"
+        )
+    return birth.Ports(port, private_port, partition_ports, token_ports)
 
 
 def _typed_pins() -> dict[str, str]:

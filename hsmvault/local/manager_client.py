@@ -54,13 +54,20 @@ class ManagerClient:
         )
 
     def forward(
-        self, method: str, request: bytes, *, principal: str, seconds: float
+        self,
+        method: str,
+        request: bytes,
+        *,
+        principal: str,
+        proof: bytes = b"",
+        seconds: float,
     ) -> Executed:
         """Run a write at the primary on behalf of a caller of this region."""
         message = pb.ForwardRequest(
             method=method,
             request=request,
             principal=principal,
+            proof=proof,
             timeout_ms=int(seconds * 1000),
         )
         with raised(_WHO):

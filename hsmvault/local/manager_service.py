@@ -46,6 +46,7 @@ class ManagerService(pb_grpc.ManagerWorkServicer):
                 request.method,
                 request.request,
                 principal=request.principal,
+                proof=request.proof,
                 timeout=request.timeout_ms / 1000,
             )
         return pb.ForwardReply(

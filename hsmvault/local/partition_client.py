@@ -181,9 +181,15 @@ class PartitionClients:
             raise Unavailable("no partition of this region answers")
 
     def execute(
-        self, method: str, request: bytes, *, principal: str, via_region: str
+        self,
+        method: str,
+        request: bytes,
+        *,
+        principal: str,
+        via_region: str,
+        proof: bytes = b"",
     ) -> Executed:
-        """Run a public RPC as `principal`, on the word of `via_region`.
+        """Run a public RPC as `principal`, by `proof` or on the word of `via_region`.
 
         Not repeated on a sibling: a write that got no answer may have happened.
         """
@@ -193,6 +199,7 @@ class PartitionClients:
             request=request,
             principal=principal,
             via_region=via_region,
+            proof=proof,
             timeout_ms=int(EXECUTE_SECONDS * 1000),
         )
         done = client.call(client.stub.Execute, message, timeout=EXECUTE_SECONDS)

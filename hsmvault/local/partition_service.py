@@ -114,6 +114,7 @@ class PartitionService(pb_grpc.PartitionWorkServicer):
                 request.request,
                 principal=request.principal,
                 via_region=request.via_region,
+                proof=request.proof,
                 timeout=request.timeout_ms / 1000,
             )
         return pb.ForwardReply(

@@ -28,6 +28,7 @@ class PartitionDuties(Protocol):
         *,
         principal: str,
         via_region: str,
+        proof: bytes = b"",
         timeout: float,
     ) -> Executed:
         """Run a public RPC for a caller of another region; never raises VaultError."""

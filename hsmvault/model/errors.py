@@ -73,6 +73,10 @@ class Unauthenticated(VaultError):
     """The caller showed no identity that the vault knows, or more than one."""
 
 
+class CertificateRevoked(Unauthenticated):
+    """The vault's revocation list names the caller's certificate."""
+
+
 class AccessDenied(VaultError):
     """The caller holds no assignment that allows this. Checked before existence."""
 
@@ -199,6 +203,10 @@ class NotServing(Unavailable):
 
 class StoreUnavailable(Unavailable):
     """The store cannot be read or written: disk full, read-only, or failing."""
+
+
+class IssuerUnavailable(Unavailable):
+    """The keys of a token's issuer are not known now. Nobody is let in without."""
 
 
 class LogCompacted(Unavailable):

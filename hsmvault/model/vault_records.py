@@ -41,6 +41,8 @@ class RegionRecord(Record):
     update_ms: int
     problem: str = ""
     """Why the state is FAILED, or what a waiting state waits for."""
+    token_endpoints: tuple[str, ...] = ()
+    """host:port for callers with tokens: the shared one, then the partitions'."""
 
     @property
     def resource(self) -> str:
@@ -57,6 +59,7 @@ class RegionRecord(Record):
         return fields | {
             "state": RegionState(fields["state"]),
             "partition_endpoints": tuple(map(str, fields["partition_endpoints"])),
+            "token_endpoints": tuple(map(str, fields.get("token_endpoints", ()))),
             "partitions": tuple(
                 PartitionCard(p["name"], bytes.fromhex(p["identity"]))
                 for p in fields["partitions"]

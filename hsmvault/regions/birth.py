@@ -377,4 +377,5 @@ def _card(
             for (name, one), port in zip(born.items(), ports.partitions, strict=True)
         ),
         certificate=layout.private_certificate.read_text(encoding="ascii"),
+        token_endpoints=tuple(address(host, port) for port in ports.tokens),
     )

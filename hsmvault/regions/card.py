@@ -42,6 +42,8 @@ class Card:
     partitions: tuple[CardPartition, ...]
     certificate: str
     """PEM of the private identity certificate."""
+    token_endpoints: tuple[str, ...] = ()
+    """Where callers with tokens connect: the shared port, then the partitions'."""
 
     @property
     def fingerprint(self) -> str:
@@ -56,6 +58,7 @@ class Card:
         ]
         for partition in self.partitions:
             parts += [partition.name, partition.endpoint, partition.identity]
+        parts += self.token_endpoints
         return hashlib.sha256(packed(*parts)).hexdigest()
 
     def to_json(self) -> str:
@@ -77,6 +80,7 @@ class Card:
                         for p in self.partitions
                     ],
                     "certificate": self.certificate,
+                    "token_endpoints": self.token_endpoints,
                     "fingerprint": self.fingerprint,
                 },
                 indent=2,
@@ -120,6 +124,7 @@ class Card:
                 for p in fields["partitions"]
             ),
             certificate=str(fields["certificate"]),
+            token_endpoints=tuple(map(str, fields.get("token_endpoints", ()))),
         )
 
     @classmethod
@@ -138,6 +143,7 @@ class Card:
                 )
             ),
             certificate=record.certificate,
+            token_endpoints=record.token_endpoints,
         )
 
     def record(
@@ -166,4 +172,5 @@ class Card:
             create_ms=time_ms,
             update_ms=time_ms,
             problem=problem,
+            token_endpoints=self.token_endpoints,
         )

@@ -22,6 +22,8 @@ class Ports:
     public: int
     private: int
     partitions: tuple[int, ...]
+    tokens: tuple[int, ...] = ()
+    """For callers with tokens: a shared one, then one of each partition; or none."""
 
 
 def address(host: str, port: int) -> str:
@@ -47,6 +49,9 @@ def free_ports(host: str) -> Ports:
                     ) from error
                 continue
             found.append(int(probe.getsockname()[1]))
-            if len(found) == 2 + len(PARTITIONS):
-                return Ports(found[0], found[1], tuple(found[2:]))
+            if len(found) == 3 + 2 * len(PARTITIONS):
+                tokens = 2 + len(PARTITIONS)
+                return Ports(
+                    found[0], found[1], tuple(found[2:tokens]), tuple(found[tokens:])
+                )
     raise ConfigurationError("found no free ports; name them")

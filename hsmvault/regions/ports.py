@@ -55,9 +55,18 @@ class Workers(Protocol):
         """Have every healthy partition remember the head."""
 
     def execute(
-        self, method: str, request: bytes, *, principal: str, via_region: str
+        self,
+        method: str,
+        request: bytes,
+        *,
+        principal: str,
+        via_region: str,
+        proof: bytes = b"",
     ) -> "Executed":
-        """Run a public RPC as `principal`, on the word of `via_region`."""
+        """Run a public RPC as `principal`: by their own `proof`, a token.
+
+        Where it is empty, on the word of `via_region`.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +222,17 @@ class ManagerDuties(Protocol):
     def replication(self) -> ReplicationState: ...
 
     def forward(
-        self, method: str, request: bytes, *, principal: str, timeout: float
+        self,
+        method: str,
+        request: bytes,
+        *,
+        principal: str,
+        proof: bytes = b"",
+        timeout: float,
     ) -> Executed:
         """Run a write at the primary on behalf of a caller of this region.
+
+        `proof` is the caller's token, or empty.
 
         Raises PrimaryUnavailable when the primary cannot be reached, and Unavailable
         when the link broke meanwhile: it may have happened.

@@ -135,6 +135,7 @@ class Follower:
         request: bytes,
         *,
         principal: str,
+        proof: bytes = b"",
         timeout: float,
         policy: str,
     ) -> Executed:
@@ -153,6 +154,7 @@ class Follower:
                         method=method,
                         request=request,
                         principal=principal,
+                        proof=proof,
                         timeout_ms=int(timeout * 1000),
                     ),
                     timeout=timeout,

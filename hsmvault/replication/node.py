@@ -236,13 +236,24 @@ class Node:
         )
 
     def forward(
-        self, method: str, request: bytes, *, principal: str, timeout: float
+        self,
+        method: str,
+        request: bytes,
+        *,
+        principal: str,
+        proof: bytes = b"",
+        timeout: float,
     ) -> Executed:
         """Run a write at the primary on behalf of a caller of this region."""
         if not self._follows:
             raise InvalidRequest("this region is the primary: nothing to forward")
         return self._follower.forward(
-            method, request, principal=principal, timeout=timeout, policy=self._policy()
+            method,
+            request,
+            principal=principal,
+            proof=proof,
+            timeout=timeout,
+            policy=self._policy(),
         )
 
     def await_watermark(

@@ -49,7 +49,8 @@ FORWARDABLE: Final = frozenset(
         "RecoverKey",
     )
 )
-"""All that may run on a region's word about who the caller is. Not purge, not roles."""
+"""All that may run on a region's word about who the caller is. Not purge, not roles:
+these take the proof itself, a token that the primary verifies by its own issuers."""
 
 _CODES: Final = (
     (errors.Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
@@ -149,7 +150,8 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
                     region=region.id,
                     state=region.state,
                 )
-            if request.method not in FORWARDABLE:
+            # With the caller's own proof it is for the partition to say what may.
+            if request.method not in FORWARDABLE and not request.proof:
                 raise AccessDenied(
                     "{method} may not be forwarded; call the primary itself",
                     method=request.method[:100],
@@ -162,6 +164,7 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
                     request.request,
                     principal=request.principal,
                     via_region=region.id,
+                    proof=request.proof,
                 )
             return executed_out(done)
         except VaultError as error:

@@ -1,7 +1,9 @@
 """The public listeners of a partition server: the region's port, and its own.
 
-Two servers with the same handlers and threads, because leaving the shared port must not
-end the own one. mTLS on both: a caller without a certificate gets no connection.
+Servers with the same handlers and threads, because leaving the shared port must not end
+the own one. mTLS on both: a caller without a certificate gets no connection. Where the
+region believes issuers of tokens there are two more, which ask for no certificate: gRPC
+in Python can demand one or not ask at all, and nothing in between.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +14,8 @@ import grpc
 from hsmvault.api.services import Services
 from hsmvault.config import RegionConfig
 from hsmvault.model.errors import ConfigurationError
-from hsmvault.regions.files import require_private
 from hsmvault.regions.listening import address
+from hsmvault.server.tls import ListenerTls
 
 DRAIN_SECONDS: Final = 5.0
 _OPTIONS: Final = (
@@ -24,7 +26,7 @@ _OPTIONS: Final = (
 
 
 class Listeners:
-    """Both public listeners of one partition server."""
+    """The public listeners of one partition server."""
 
     def __init__(
         self,
@@ -32,36 +34,39 @@ class Listeners:
         partition: str,
         public: Services,
     ) -> None:
-        """Bind both ports, or raise ConfigurationError; nothing is served yet."""
+        """Bind the ports, or raise ConfigurationError; nothing is served yet."""
         self._pool = ThreadPoolExecutor(
             settings.limits.serving_threads, thread_name_prefix="serving"
         )
-        credentials = _credentials(settings)
-        host = settings.listen.host
-        self._own, self._shared = (
+        tls = ListenerTls(settings.layout)
+        ports = [
+            (settings.listen.port, True, True),
+            (settings.own_port(partition), False, True),
+        ]
+        tokens = settings.token_ports(partition)
+        if tokens is not None:
+            ports += [(tokens[0], True, False), (tokens[1], False, False)]
+        self._servers = [
             _bound(
                 settings,
                 public,
                 self._pool,
-                address=address(host, port),
-                credentials=credentials,
+                address=address(settings.listen.host, port),
+                # Its own: each remembers what it was given last.
+                credentials=tls.credentials(callers=callers),
                 shared=shared,
             )
-            for port, shared in (
-                (settings.own_port(partition), False),
-                (settings.listen.port, True),
-            )
-        )
+            for port, shared, callers in ports
+        ]
 
     def start(self) -> None:
-        """Serve on both."""
-        self._own.start()
-        self._shared.start()
+        """Serve on all of them; on those that are shared last."""
+        for server in reversed(self._servers):
+            server.start()
 
     def stop(self, *, grace: float = DRAIN_SECONDS) -> None:
         """Take no more calls, and finish those in flight within `grace` seconds."""
-        ending = [self._shared.stop(grace), self._own.stop(grace)]
-        for done in ending:
+        for done in [server.stop(grace) for server in self._servers]:
             done.wait(grace + 1)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -89,19 +94,3 @@ def _bound(
             f"one, or change [listen] in {settings.layout.config}"
         ) from error
     return server
-
-
-def _credentials(settings: RegionConfig) -> grpc.ServerCredentials:
-    layout = settings.layout
-    require_private(layout.server_key)
-    try:
-        return grpc.ssl_server_credentials(
-            [(layout.server_key.read_bytes(), layout.server_certificate.read_bytes())],
-            root_certificates=layout.client_ca.read_bytes(),
-            require_client_auth=True,
-        )
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot read {error.filename}: {error.strerror}; server.pem, server.key "
-            "and ca.pem must be there"
-        ) from error

@@ -12,6 +12,7 @@ from typing import Final
 
 from hsmvault import config
 from hsmvault.api import services
+from hsmvault.api.callers import Callers
 from hsmvault.config import RegionConfig
 from hsmvault.hsm.partition import Partition
 from hsmvault.local import partition_service, sockets
@@ -82,6 +83,7 @@ class PartitionServer:
             manager=manager,
             partitions=siblings,
             memory=memory,
+            callers=Callers(self._settings.issuers),
             limits=_limits(self._settings),
         )
         local = sockets.listen(layout.socket(self._name), threads=_LOCAL_THREADS)
@@ -193,6 +195,7 @@ class _Duties:
         *,
         principal: str,
         via_region: str,
+        proof: bytes = b"",
         timeout: float,
     ) -> Executed:
         return self._public.execute(
@@ -200,6 +203,7 @@ class _Duties:
             request,
             principal=principal,
             via_region=via_region,
+            proof=proof,
             seconds=timeout,
         )
 

@@ -36,6 +36,9 @@ port = $port
 partition_ports = $partition_ports
 # The private port: replication between regions, mTLS with pinned certificates.
 private_port = $private_port
+# For callers with tokens, who show no client certificate: a port that the partition
+# servers share, then one of each. Nobody listens there unless [[issuers]] are named.
+token_ports = $token_ports
 
 """)
 
@@ -91,6 +94,22 @@ waiting_calls = $waiting_calls
 [join]
 # An extended region: the card of the primary that it was made for. "" for a primary.
 card = $join
+
+# Issuers of tokens (OpenID providers) whose callers may come in with a JWT. The region
+# believes exactly these, and fetches their keys over HTTPS. Callers are then known as
+# jwt:ISSUER#SUBJECT, and may do what is assigned to that. Name the same issuers in
+# every region: a call that one region forwards is verified by the primary again.
+#
+# [[issuers]]
+# issuer = "https://issuer.example/realm"    # exactly as `iss` has it
+# audience = "hsmvault"                      # what `aud` must name
+# ca_file = "tls/issuer-ca.pem"              # the CA of the issuer's own certificate
+# algorithms = ["RS256", "ES256"]            # also RS384 … PS256 … ES512; no others
+# jwks_uri = ""                              # "" asks the issuer where its keys are
+# leeway_seconds = 60                        # between its clock and ours
+# token_age_seconds_max = 3600               # by `iat`; without: until `exp`
+# refresh_seconds = 300                      # how often its keys are fetched
+# stale_seconds = 3600                       # how long they serve while it is away
 """)
 
 
@@ -112,6 +131,7 @@ def region_toml(plan: RegionPlan, born: Mapping[str, Born]) -> str:
             port=ports.public,
             partition_ports=list(ports.partitions),
             private_port=ports.private,
+            token_ports=list(ports.tokens),
         ),
         *(_partition(plan, layout, name, one) for name, one in born.items()),
         _REST.substitute(

@@ -1,4 +1,4 @@
-"""Ports: found free, or named in an error; and the public one, reserved for a region.
+"""Ports: found free, or named in an error; and the shared ones, reserved.
 
 With SO_REUSEPORT, two programs of one user can listen on one port without noticing, and
 each gets some of the calls. So the port is first probed without it, and then kept by a
@@ -8,6 +8,8 @@ socket that never listens, for as long as the supervisor lives.
 import errno
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from hsmvault.config import RegionConfig
@@ -41,18 +43,31 @@ def _require_free(settings: RegionConfig) -> None:
     _probe(settings, listen.port, "port")
     for port in listen.partition_ports:
         _probe(settings, port, "partition_ports")
+    for port in listen.token_ports if settings.issuers else ():
+        _probe(settings, port, "token_ports")
     _probe(settings, listen.private_port, "private_port")
 
 
-def reserve(settings: RegionConfig) -> socket.socket:
-    """Keep the region's port. Whoever listens on it must be of this user, as we are."""
+@contextmanager
+def reserved(settings: RegionConfig) -> Iterator[None]:
+    """Keep the shared ports. Whoever listens there must be of this user, as we are."""
+    listen = settings.listen
+    with ExitStack() as kept:
+        kept.enter_context(_bound(settings, listen.port, "port"))
+        if settings.issuers:
+            shared = listen.token_ports[0]
+            kept.enter_context(_bound(settings, shared, "token_ports"))
+        yield
+
+
+def _bound(settings: RegionConfig, port: int, setting: str) -> socket.socket:
     kept = _socket(settings.listen.host)
     kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        kept.bind((settings.listen.host, settings.listen.port))
+        kept.bind((settings.listen.host, port))
     except OSError as error:
         kept.close()
-        raise _failed(settings, settings.listen.port, "port", error) from error
+        raise _failed(settings, port, setting, error) from error
     return kept
 
 

@@ -54,7 +54,7 @@ def serve(directory: Path) -> int:
             stack.enter_context(held(settings.layout))
             require_startable(settings)
             sockets.require_free(settings)
-            stack.enter_context(sockets.reserve(settings))
+            stack.enter_context(sockets.reserved(settings))
             return Supervisor(settings).run()
     except WrongState as error:
         return _refused(error, FAILED)

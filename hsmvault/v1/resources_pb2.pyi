@@ -368,21 +368,25 @@ class Partition(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
+    TOKEN_ENDPOINT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     endpoint: _builtins.str
     """host:port of its own listener."""
     identity: _builtins.bytes
     """SubjectPublicKeyInfo (DER) of the identity key born in it."""
+    token_endpoint: _builtins.str
+    """host:port of its own listener for callers with tokens."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         endpoint: _builtins.str = ...,
         identity: _builtins.bytes = ...,
+        token_endpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "identity", b"identity", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "identity", b"identity", "name", b"name", "token_endpoint", b"token_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -448,6 +452,7 @@ class Region(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    TOKEN_ENDPOINT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `regions/{region}`."""
     state: Global___Region.State.ValueType
@@ -463,6 +468,10 @@ class Region(_message.Message):
     problem: _builtins.str
     etag: _builtins.str
     position: _builtins.str
+    token_endpoint: _builtins.str
+    """host:port for callers with tokens, shared by the region's partitions: TLS without a
+    client certificate. Somebody listens there if the region believes any issuer.
+    """
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Partition]: ...
     @_builtins.property
@@ -485,10 +494,11 @@ class Region(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         position: _builtins.str = ...,
+        token_endpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time", "endpoint", b"endpoint", "etag", b"etag", "name", b"name", "partitions", b"partitions", "position", b"position", "primary", b"primary", "private_endpoint", b"private_endpoint", "problem", b"problem", "state", b"state", "update_time", b"update_time", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time", "endpoint", b"endpoint", "etag", b"etag", "name", b"name", "partitions", b"partitions", "position", b"position", "primary", b"primary", "private_endpoint", b"private_endpoint", "problem", b"problem", "state", b"state", "token_endpoint", b"token_endpoint", "update_time", b"update_time", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,7 +32,13 @@ AT_VAULT_MAX: Final = 50
 """Assignments at `/` and `/keys` together, as in Azure Managed HSM."""
 AT_KEY_MAX: Final = 10
 PRINCIPAL_MAX: Final = 512
-_PRINCIPAL: Final = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+|CN=.+")
+_PRINCIPAL: Final = re.compile(
+    r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+"
+    r"|CN=\S(.*\S)?"
+    # The issuer and the subject of a token: neither can hold a `#`, so that no two
+    # pairs are spelled alike, and nothing else begins so.
+    r"|jwt:https://[A-Za-z0-9.:_~/-]+#[A-Za-z0-9._:@|/+=~-]{1,255}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +144,9 @@ def require_principal(principal: str) -> None:
         or _PRINCIPAL.fullmatch(principal) is None
     ):
         raise InvalidRequest(
-            "malformed principal {principal!r}; expected spiffe://domain/path, or "
-            "CN=name for a certificate without a SPIFFE id",
+            "malformed principal {principal!r}; expected spiffe://domain/path, "
+            "CN=name for a certificate without a SPIFFE id, or jwt:ISSUER#SUBJECT for "
+            "a token",
             principal=principal[:100],
         )
 

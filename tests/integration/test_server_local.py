@@ -36,6 +36,7 @@ class Duties:
     hsm: FakeHsm
     vault_id: str = VAULT
     executed: list[tuple[str, bytes, str, str, float]] = field(default_factory=list)
+    proofs: list[bytes] = field(default_factory=list)
 
     def state(self) -> PartitionState:
         return PartitionState(self.hsm.name, serving=True, position="1.north.7")
@@ -47,8 +48,10 @@ class Duties:
         *,
         principal: str,
         via_region: str,
+        proof: bytes = b"",
         timeout: float,
     ) -> Executed:
+        self.proofs.append(proof)
         self.executed.append((method, request, principal, via_region, timeout))
         return Executed(b"made", b"", "1.north.8")
 

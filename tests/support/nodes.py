@@ -72,6 +72,7 @@ class FakeWorkers:
         self.hsms = {hsm.name: hsm for hsm in hsms}
         self.away = False
         self.executed: list[tuple[str, bytes, str, str]] = []
+        self.proofs: list[bytes] = []
         self.rewrapped = 0
         self.turn = 0
         self.before_seal: Callable[[], None] = lambda: None
@@ -125,8 +126,15 @@ class FakeWorkers:
             hsm.write_anchor(head)
 
     def execute(
-        self, method: str, request: bytes, *, principal: str, via_region: str
+        self,
+        method: str,
+        request: bytes,
+        *,
+        principal: str,
+        via_region: str,
+        proof: bytes = b"",
     ) -> Executed:
+        self.proofs.append(proof)
         self.executed.append((method, request, principal, via_region))
         return Executed(b"done:" + request, b"", "1.north.1")
 

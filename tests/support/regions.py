@@ -378,17 +378,22 @@ def alive(pid: int) -> bool:
 
 def region_message(card: Card) -> resources_pb2.Region:
     """What AddRegion wants to know of a region's card."""
+    shared, *own = card.token_endpoints or ("",) * (1 + len(card.partitions))
     return resources_pb2.Region(
         name=f"regions/{card.region}",
+        token_endpoint=shared,
         zone=card.zone,
         endpoint=card.endpoint,
         private_endpoint=card.private_endpoint,
         certificate=card.certificate,
         partitions=[
             resources_pb2.Partition(
-                name=p.name, endpoint=p.endpoint, identity=p.identity
+                name=p.name,
+                endpoint=p.endpoint,
+                identity=p.identity,
+                token_endpoint=token,
             )
-            for p in card.partitions
+            for p, token in zip(card.partitions, own, strict=True)
         ],
     )
 

@@ -18,6 +18,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from hsmvault.api.account import Observer
+from hsmvault.api.callers import Callers
 from hsmvault.api.services import Limits, Services, build
 from hsmvault.model.access import (
     ADMINISTRATOR,
@@ -34,6 +35,7 @@ from hsmvault.model.record import Record
 from hsmvault.model.stored import StoredRecord, WrappedKey
 from hsmvault.model.vault_records import EpochRecord, RegionRecord, VaultRecord
 from hsmvault.regions.certificates import Authority, Certified
+from hsmvault.regions.issuers import Issuer
 from hsmvault.regions.ports import Executed
 from hsmvault.store.store import Store
 from hsmvault.v1.access_service_pb2 import CreateRoleAssignmentRequest
@@ -85,13 +87,24 @@ class FakeManager:
     on_forward: Callable[[], object] = lambda: None
 
     def forward(
-        self, method: str, request: bytes, *, principal: str, seconds: float
+        self,
+        method: str,
+        request: bytes,
+        *,
+        principal: str,
+        proof: bytes = b"",
+        seconds: float,
     ) -> Executed:
         self.asked.append(("forward", method, principal))
         if self.primary is None:
             raise PrimaryUnknown("the primary does not answer")
         done = self.primary.services.execute(
-            method, request, principal=principal, via_region="south", seconds=seconds
+            method,
+            request,
+            principal=principal,
+            via_region="south",
+            proof=proof,
+            seconds=seconds,
         )
         self.on_forward()
         return done
@@ -180,6 +193,8 @@ class Served:
     manager: FakeManager
     port: int
     ca: Authority
+    token_port: int = 0
+    """For callers with tokens, where issuers were named."""
     _channels: list[grpc.Channel] = field(default_factory=list)
     _callers: dict[str, "Caller"] = field(default_factory=dict)
 
@@ -196,6 +211,18 @@ class Served:
             f"localhost:{self.port}",
             grpc.ssl_channel_credentials(
                 self.ca.certificate, certified.key, certified.certificate
+            ),
+        )
+        self._channels.append(channel)
+        return Caller(channel)
+
+    def bearing(self, token: str) -> "Caller":
+        """Connect without a certificate, and show this token with each call."""
+        channel = grpc.secure_channel(
+            f"localhost:{self.token_port}",
+            grpc.composite_channel_credentials(
+                grpc.ssl_channel_credentials(self.ca.certificate),
+                grpc.access_token_call_credentials(token),
             ),
         )
         self._channels.append(channel)
@@ -231,6 +258,7 @@ def served(
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     limits: Limits | None = None,
     observers: Sequence[Observer] = (),
+    issuers: Sequence[Issuer] = (),
 ) -> Iterator[Served]:
     """Serve a region whose store lies in `directory`; founded if it is empty."""
     hsm = FakeHsm(partition, own, keys, vault_id=VAULT_ID)
@@ -256,28 +284,36 @@ def served(
             clock=clock,
             limits=limits,
             observers=observers,
+            callers=Callers(issuers),
         )
         with ThreadPoolExecutor(4) as pool:
             server = grpc.server(pool, options=services.options)
             services.add_to(server)
-            certified = ca.server("north", hosts=["localhost"])
-            port = server.add_secure_port(
-                "localhost:0",
-                grpc.ssl_server_credentials(
-                    [(certified.key, certified.certificate)],
-                    ca.certificate,
-                    require_client_auth=True,
-                ),
-            )
+            port, token_port = _listening(server, ca, tokens=bool(issuers))
             server.start()
             services.set_serving(serving=True)
-            one = Served(services, hsm, store, manager, port, ca)
+            one = Served(services, hsm, store, manager, port, ca, token_port)
             try:
                 yield one
             finally:
                 one.close()
                 server.stop(None).wait()
                 services.close()
+
+
+def _listening(server: grpc.Server, ca: Authority, *, tokens: bool) -> tuple[int, int]:
+    """Listen for callers with certificates, and perhaps for those with tokens."""
+    certified = ca.server("north", hosts=["localhost"])
+    shown = [(certified.key, certified.certificate)]
+    port = server.add_secure_port(
+        "localhost:0",
+        grpc.ssl_server_credentials(shown, ca.certificate, require_client_auth=True),
+    )
+    if not tokens:
+        return port, 0
+    return port, server.add_secure_port(
+        "localhost:0", grpc.ssl_server_credentials(shown)
+    )
 
 
 def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str, str]:

@@ -393,6 +393,7 @@ class ForwardRequest(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     VIA_REGION_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """`/package.Service/Method`."""
     request: _builtins.bytes
@@ -400,6 +401,8 @@ class ForwardRequest(_message.Message):
     via_region: _builtins.str
     """The region whose word the principal is."""
     timeout_ms: _builtins.int
+    proof: _builtins.bytes
+    """The caller's own token, which the primary verifies; then nobody's word is taken."""
     def __init__(
         self,
         *,
@@ -408,10 +411,11 @@ class ForwardRequest(_message.Message):
         principal: _builtins.str = ...,
         via_region: _builtins.str = ...,
         timeout_ms: _builtins.int = ...,
+        proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "principal", b"principal", "request", b"request", "timeout_ms", b"timeout_ms", "via_region", b"via_region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "principal", b"principal", "proof", b"proof", "request", b"request", "timeout_ms", b"timeout_ms", "via_region", b"via_region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

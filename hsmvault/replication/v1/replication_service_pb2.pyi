@@ -615,10 +615,13 @@ class ForwardRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     request: _builtins.bytes
     principal: _builtins.str
     timeout_ms: _builtins.int
+    proof: _builtins.bytes
+    """The caller's own token, which the primary verifies; then nobody's word is taken."""
     def __init__(
         self,
         *,
@@ -626,10 +629,11 @@ class ForwardRequest(_message.Message):
         request: _builtins.bytes = ...,
         principal: _builtins.str = ...,
         timeout_ms: _builtins.int = ...,
+        proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "principal", b"principal", "request", b"request", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "principal", b"principal", "proof", b"proof", "request", b"request", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
