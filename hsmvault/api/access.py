@@ -2,16 +2,21 @@
 
 from dataclasses import dataclass
 
-from hsmvault.api import convert
+from hsmvault.api import convert_roles as convert
 from hsmvault.api.dispatch import Call, requested
 from hsmvault.api.paging import Listing
 from hsmvault.model.access import BUILT_IN
+from hsmvault.model.access_records import AssignmentRecord
+from hsmvault.model.errors import InvalidRequest, NotFound
 from hsmvault.model.grants import Scope
-from hsmvault.model.names import RoleAssignmentName
+from hsmvault.model.names import RoleAssignmentName, RoleDefinitionName
 from hsmvault.v1 import access_service_pb2 as pb
-from hsmvault.v1.resources_pb2 import RoleAssignment
-from hsmvault.vault.access import AccessKeeper
+from hsmvault.v1.resources_pb2 import RoleAssignment, RoleDefinition
+from hsmvault.vault.access import AccessKeeper, Listed
 from hsmvault.vault.catalogue import page_size
+from hsmvault.vault.checked import Found
+from hsmvault.vault.definitions import DefinitionKeeper
+from hsmvault.vault.view import Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,15 @@ class AccessServicer:
     """One method per RPC of AccessService."""
 
     keeper: AccessKeeper
+    definitions: DefinitionKeeper
+
+    def get_role_definition(
+        self, request: pb.GetRoleDefinitionRequest, call: Call
+    ) -> RoleDefinition:
+        name = str(RoleDefinitionName.parse(request.name))
+        if name not in call.view.access.definitions:
+            raise NotFound("there is no {name}", name=name)
+        return _definition(name, call.view.access)
 
     def list_role_definitions(
         self, request: pb.ListRoleDefinitionsRequest, call: Call
@@ -26,34 +40,81 @@ class AccessServicer:
         size = page_size(request.page_size)
         listing = Listing.of(call)
         start = listing.start(request.page_token)
-        names = sorted(name for name in BUILT_IN if name > start)
+        access = call.view.access
+        names = sorted(name for name in access.definitions if name > start)
         more = len(names) > size
         return pb.ListRoleDefinitionsResponse(
-            role_definitions=[convert.role(BUILT_IN[name]) for name in names[:size]],
+            role_definitions=[_definition(name, access) for name in names[:size]],
             next_page_token=listing.token(names[size - 1] if more else ""),
         )
+
+    def create_role_definition(
+        self, request: pb.CreateRoleDefinitionRequest, call: Call
+    ) -> RoleDefinition:
+        return convert.custom(
+            self.definitions.create(
+                requested(request, call),
+                id_=request.role_definition_id,
+                wanted=convert.wanted(request.role_definition),
+            )
+        )
+
+    def update_role_definition(
+        self, request: pb.UpdateRoleDefinitionRequest, call: Call
+    ) -> RoleDefinition:
+        message = request.role_definition
+        return convert.custom(
+            self.definitions.update(
+                requested(request, call),
+                RoleDefinitionName.parse(message.name),
+                convert.changes(message, request.update_mask),
+                etag=message.etag,
+            )
+        )
+
+    def delete_role_definition(
+        self, request: pb.DeleteRoleDefinitionRequest, call: Call
+    ) -> pb.DeleteRoleDefinitionResponse:
+        found = self.definitions.delete(
+            requested(request, call),
+            RoleDefinitionName.parse(request.name),
+            etag=request.etag,
+        )
+        return pb.DeleteRoleDefinitionResponse(position=str(found.position))
 
     def get_role_assignment(
         self, request: pb.GetRoleAssignmentRequest, call: Call
     ) -> RoleAssignment:
         name = RoleAssignmentName.parse(request.name)
-        return convert.assignment(self.keeper.get(name, call.view))
+        return _assignment(self.keeper.get(name, call.view), call)
 
     def list_role_assignments(
         self, request: pb.ListRoleAssignmentsRequest, call: Call
     ) -> pb.ListRoleAssignmentsResponse:
         size = page_size(request.page_size)
-        listing = Listing.of(call, request.principal, request.scope)
+        asked = Listed(
+            Scope.parse(request.scope or "/"),
+            request.principal,
+            at_scope=request.at_scope,
+            below_scope=request.below_scope,
+        )
+        listing = Listing.of(
+            call,
+            asked.principal,
+            asked.scope.path,
+            str(asked.at_scope),
+            str(asked.below_scope),
+        )
         found = self.keeper.list(
             call.view,
+            call.caller,
+            asked,
             after=listing.start(request.page_token),
             limit=size + 1,
-            principal=request.principal,
-            scope=request.scope,
         )
         last = found[size - 1].record.name if len(found) > size else ""
         return pb.ListRoleAssignmentsResponse(
-            role_assignments=[convert.assignment(f) for f in found[:size]],
+            role_assignments=[_assignment(f, call) for f in found[:size]],
             next_page_token=listing.token(last),
         )
 
@@ -61,15 +122,16 @@ class AccessServicer:
         self, request: pb.CreateRoleAssignmentRequest, call: Call
     ) -> RoleAssignment:
         wanted = request.role_assignment
-        return convert.assignment(
-            self.keeper.create(
-                requested(request, call),
-                id_=request.role_assignment_id,
-                principal=wanted.principal,
-                role_definition=wanted.role_definition,
-                scope=Scope.parse(wanted.scope),
-            )
+        found = self.keeper.create(
+            requested(request, call),
+            id_=request.role_assignment_id,
+            principal=wanted.principal,
+            role_definition=wanted.role_definition,
+            scope=Scope.parse(wanted.scope),
+            regions=convert.region_ids(wanted),
         )
+        # It was just refused unless its role was there.
+        return convert.assignment(found, defunct=False)
 
     def delete_role_assignment(
         self, request: pb.DeleteRoleAssignmentRequest, call: Call
@@ -80,3 +142,30 @@ class AccessServicer:
             etag=request.etag,
         )
         return pb.DeleteRoleAssignmentResponse(position=str(found.position))
+
+    def test_permissions(
+        self, request: pb.TestPermissionsRequest, call: Call
+    ) -> pb.TestPermissionsResponse:
+        scope = Scope.parse(request.scope)
+        if len(request.permissions) > convert.PERMISSIONS_MAX:
+            raise InvalidRequest(
+                "{given} permissions are more than the {most} that may be asked about",
+                given=len(request.permissions),
+                most=convert.PERMISSIONS_MAX,
+            )
+        asked = dict.fromkeys(convert.permission(p) for p in request.permissions)
+        held = [
+            p
+            for p in asked
+            if call.view.access.permits(call.principal, p, scope.path, call.via_region)
+        ]
+        return pb.TestPermissionsResponse(permissions=held)
+
+
+def _definition(name: str, access: Access) -> RoleDefinition:
+    role = BUILT_IN.get(name)
+    return convert.built_in(role) if role else convert.custom(access.custom[name])
+
+
+def _assignment(found: Found[AssignmentRecord], call: Call) -> RoleAssignment:
+    return convert.assignment(found, defunct=call.view.access.defunct(found.record))

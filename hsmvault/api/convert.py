@@ -8,8 +8,6 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hsmvault.model import algorithms
-from hsmvault.model.access import RoleDefinition
-from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.algorithms import Operation
 from hsmvault.model.errors import InvalidRequest
 from hsmvault.model.key_records import KeyRecord, VersionRecord
@@ -81,32 +79,6 @@ def version(found: Found[VersionRecord], *, current: str) -> pb.KeyVersion:
         update_time=timestamp(record.update_ms),
         etag=found.etag,
         position=str(found.position),
-    )
-
-
-def assignment(found: Found[AssignmentRecord]) -> pb.RoleAssignment:
-    """Write a role assignment."""
-    record = found.record
-    return pb.RoleAssignment(
-        name=record.name,
-        principal=record.principal,
-        role_definition=record.role_definition,
-        scope=record.scope,
-        create_time=timestamp(record.create_ms),
-        author=record.author,
-        etag=found.etag,
-        position=str(found.position),
-    )
-
-
-def role(definition: RoleDefinition) -> pb.RoleDefinition:
-    """Write a role definition."""
-    return pb.RoleDefinition(
-        name=definition.name,
-        title=definition.title,
-        description=definition.description,
-        permissions=sorted(definition.permissions),
-        built_in=definition.built_in,
     )
 
 

@@ -51,7 +51,9 @@ class Call:
 
     def permits(self, resource: str) -> bool:
         """Tell whether the caller holds the RPC's plain permission at `resource`."""
-        return self.view.access.permits(self.principal, self.rule.permission, resource)
+        return self.view.access.permits(
+            self.principal, self.rule.permission, resource, self.via_region
+        )
 
 
 class Servicer(Protocol):

@@ -13,7 +13,10 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 _CONTEXT: Final = ("algorithm", "encryption_context")
-_GRANT: Final = ("principal", "role_definition", "scope")
+_GRANT: Final = ("principal", "role_definition", "scope", "regions")
+_ROLE: Final = tuple(
+    f"role_definition.{name}" for name in ("title", "data_actions", "not_data_actions")
+)
 _SETTINGS: Final = ("enabled", "operations", "tags", "deletion_protection")
 
 FACTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -52,14 +55,28 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "CryptoService/GenerateDataKey": ("algorithm", "without_plaintext"),
         "CryptoService/Batch": (),
         "CryptoService/GetRandomBytes": ("count",),
+        "AccessService/GetRoleDefinition": ("name",),
         "AccessService/ListRoleDefinitions": (),
+        "AccessService/CreateRoleDefinition": ("role_definition_id", *_ROLE),
+        "AccessService/UpdateRoleDefinition": (
+            "role_definition.name",
+            "update_mask",
+            *_ROLE,
+        ),
+        "AccessService/DeleteRoleDefinition": ("name",),
         "AccessService/GetRoleAssignment": ("name",),
-        "AccessService/ListRoleAssignments": ("principal", "scope"),
+        "AccessService/ListRoleAssignments": (
+            "principal",
+            "scope",
+            "at_scope",
+            "below_scope",
+        ),
         "AccessService/CreateRoleAssignment": (
             "role_assignment_id",
             *(f"role_assignment.{name}" for name in _GRANT),
         ),
         "AccessService/DeleteRoleAssignment": ("name",),
+        "AccessService/TestPermissions": ("scope", "permissions"),
         "RegionService/AddRegion": (
             "region.name",
             "region.endpoint",

@@ -233,19 +233,18 @@ class Guard:
         permission = rule.permission
         if rule.show_deleted is not None and request.show_deleted:
             permission = rule.show_deleted
-        if not view.access.permits(call.principal, permission, resource):
+        via = call.via_region
+        if not view.access.permits(call.principal, permission, resource, via):
             # Where nobody is told, "/" is true of everything: they lack it there, too.
             told = "/" if rule.hidden else resource
-            view.access.require(
-                Caller(call.principal, permission, told, call.via_region)
-            )
+            view.access.require(Caller(call.principal, permission, told, via))
         if rule.also is not None:
             view.access.require(
                 Caller(
                     call.principal,
                     rule.also[0],
                     rule.also[1](request, view),
-                    call.via_region,
+                    via,
                 )
             )
         if rule.write is Write.NONE:

@@ -162,7 +162,17 @@ _CRYPTO: Final = {
     "GetRandomBytes": Rule(Permission.RNG, _keys),
 }
 _ACCESS: Final = {
+    "GetRoleDefinition": Rule(Permission.ROLE_DEFINITIONS_READ, _vault),
     "ListRoleDefinitions": Rule(Permission.ROLE_DEFINITIONS_READ, _vault),
+    "CreateRoleDefinition": Rule(
+        Permission.ROLE_DEFINITIONS_WRITE, _vault, Write.REDIRECT, waits=True
+    ),
+    "UpdateRoleDefinition": Rule(
+        Permission.ROLE_DEFINITIONS_WRITE, _vault, Write.REDIRECT, waits=True
+    ),
+    "DeleteRoleDefinition": Rule(
+        Permission.ROLE_DEFINITIONS_DELETE, _vault, Write.REDIRECT, waits=True
+    ),
     "GetRoleAssignment": Rule(
         Permission.ROLE_ASSIGNMENTS_READ, _scope_of_assignment, hidden=True
     ),
@@ -177,6 +187,8 @@ _ACCESS: Final = {
         waits=True,
         hidden=True,
     ),
+    # About the caller alone, who may know what they may.
+    "TestPermissions": Rule(Permission.TOPOLOGY_READ, _vault),
 }
 _VAULT: Final = {
     "GetVault": Rule(Permission.VAULT_READ, _vault),

@@ -38,6 +38,7 @@ from hsmvault.v1 import (
 from hsmvault.vault.access import AccessKeeper
 from hsmvault.vault.catalogue import Catalogue
 from hsmvault.vault.crypto import Crypto
+from hsmvault.vault.definitions import DefinitionKeeper
 from hsmvault.vault.keys import KeyMaker
 from hsmvault.vault.life import KeyLife
 from hsmvault.vault.memory import Memory
@@ -287,7 +288,8 @@ def build(
             Crypto(hsm, Plans(memory, clock)), region=region, partition=partition
         ),
         "AccessService": AccessServicer(
-            AccessKeeper(store, memory, writer, clock, new_id)
+            AccessKeeper(store, memory, writer, clock, new_id),
+            DefinitionKeeper(store, writer, clock, new_id),
         ),
         "RegionService": RegionServicer(memory, manager, partitions, clock),
         "VaultService": VaultServicer(VaultKeeper(store, memory, writer)),

@@ -190,6 +190,7 @@ def assignment_row(assignment: RoleAssignment, title: str) -> Sequence[str]:
         assignment.principal,
         title,
         assignment.scope,
+        ", ".join(r.removeprefix("regions/") for r in assignment.regions),
         when(assignment.create_time),
     )
 

@@ -139,10 +139,33 @@ GET_RANDOM_BYTES: Final = _method(
     crypto.GetRandomBytesResponse,
 )
 
+GET_ROLE_DEFINITION: Final = _method(
+    "AccessService/GetRoleDefinition",
+    access.GetRoleDefinitionRequest,
+    resources.RoleDefinition,
+)
 LIST_ROLE_DEFINITIONS: Final = _method(
     "AccessService/ListRoleDefinitions",
     access.ListRoleDefinitionsRequest,
     access.ListRoleDefinitionsResponse,
+)
+CREATE_ROLE_DEFINITION: Final = _method(
+    "AccessService/CreateRoleDefinition",
+    access.CreateRoleDefinitionRequest,
+    resources.RoleDefinition,
+    _ID,
+)
+UPDATE_ROLE_DEFINITION: Final = _method(
+    "AccessService/UpdateRoleDefinition",
+    access.UpdateRoleDefinitionRequest,
+    resources.RoleDefinition,
+    _ID,
+)
+DELETE_ROLE_DEFINITION: Final = _method(
+    "AccessService/DeleteRoleDefinition",
+    access.DeleteRoleDefinitionRequest,
+    access.DeleteRoleDefinitionResponse,
+    _ID,
 )
 GET_ROLE_ASSIGNMENT: Final = _method(
     "AccessService/GetRoleAssignment",
@@ -165,6 +188,11 @@ DELETE_ROLE_ASSIGNMENT: Final = _method(
     access.DeleteRoleAssignmentRequest,
     access.DeleteRoleAssignmentResponse,
     _ID,
+)
+TEST_PERMISSIONS: Final = _method(
+    "AccessService/TestPermissions",
+    access.TestPermissionsRequest,
+    access.TestPermissionsResponse,
 )
 
 ADD_REGION: Final = _method(

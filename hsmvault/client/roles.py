@@ -1,7 +1,9 @@
 """Who may do what: role definitions and assignments."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Unpack
+
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from hsmvault.client import methods
 from hsmvault.client.caller import Caller, Options, WriteOptions
@@ -46,16 +48,119 @@ class Roles:
             known=", ".join(r.title for r in known),
         )
 
+    def define(
+        self,
+        title: str,
+        data_actions: Iterable[str],
+        *,
+        not_data_actions: Iterable[str] = (),
+        description: str = "",
+        id_: str = "",
+        **options: Unpack[WriteOptions],
+    ) -> RoleDefinition:
+        """Define a role of the vault's own. It grants nothing until it is assigned.
+
+        Actions are spelled as Azure's, `keys/sign/action`, or `keys/*` for all that
+        begin so; those of `not_data_actions` are taken out again.
+        """
+        request = messages.CreateRoleDefinitionRequest(
+            role_definition_id=id_,
+            role_definition=RoleDefinition(
+                title=title,
+                description=description,
+                data_actions=data_actions,
+                not_data_actions=not_data_actions,
+            ),
+        )
+        return self._caller.call(methods.CREATE_ROLE_DEFINITION, request, **options)
+
+    def redefine(
+        self,
+        role: str,
+        *,
+        title: str | None = None,
+        description: str | None = None,
+        data_actions: Sequence[str] | None = None,
+        not_data_actions: Sequence[str] | None = None,
+        etag: str = "",
+        **options: Unpack[WriteOptions],
+    ) -> RoleDefinition:
+        """Change what is given, for everybody who holds the role."""
+        given = {
+            "title": title,
+            "description": description,
+            "data_actions": data_actions,
+            "not_data_actions": not_data_actions,
+        }
+        request = messages.UpdateRoleDefinitionRequest(
+            role_definition=RoleDefinition(
+                name=self._named(role),
+                title=title or "",
+                description=description or "",
+                data_actions=data_actions or (),
+                not_data_actions=not_data_actions or (),
+                etag=etag,
+            ),
+            update_mask=FieldMask(paths=[n for n, v in given.items() if v is not None]),
+        )
+        return self._caller.call(methods.UPDATE_ROLE_DEFINITION, request, **options)
+
+    def undefine(
+        self, role: str, *, etag: str = "", **options: Unpack[WriteOptions]
+    ) -> str:
+        """Delete a role of the vault's own; its assignments grant nothing from then on.
+
+        Returns the position of the change.
+        """
+        request = messages.DeleteRoleDefinitionRequest(
+            name=self._named(role), etag=etag
+        )
+        return self._caller.call(
+            methods.DELETE_ROLE_DEFINITION, request, **options
+        ).position
+
+    def show(self, role: str, **options: Unpack[Options]) -> RoleDefinition:
+        """Read one role definition, by its name or title."""
+        request = messages.GetRoleDefinitionRequest(name=self._named(role))
+        return self._caller.call(methods.GET_ROLE_DEFINITION, request, **options)
+
+    def test(
+        self, scope: str, permissions: Iterable[str], **options: Unpack[Options]
+    ) -> frozenset[str]:
+        """Return those of the permissions that the caller holds at the scope."""
+        request = messages.TestPermissionsRequest(scope=scope, permissions=permissions)
+        answer = self._caller.call(methods.TEST_PERMISSIONS, request, **options)
+        return frozenset(answer.permissions)
+
+    def _named(self, role: str) -> str:
+        if role.startswith("roleDefinitions/"):
+            return role
+        return self.definition(role).name
+
     def list(
-        self, *, principal: str = "", scope: str = "", **options: Unpack[Options]
+        self,
+        *,
+        principal: str = "",
+        scope: str = "",
+        at_scope: bool = False,
+        below_scope: bool = False,
+        **options: Unpack[Options],
     ) -> Iterator[RoleAssignment]:
-        """Go through the assignments, of one principal or scope if given."""
+        """Go through the assignments at a scope, at first the vault's own.
+
+        `principal`: that one's, at, above and below it. `at_scope`: all that is in
+        force there, from above, too. `below_scope`: those at single keys, too.
+        """
         token = ""
         while True:
             page = self._caller.call(
                 methods.LIST_ROLE_ASSIGNMENTS,
                 messages.ListRoleAssignmentsRequest(
-                    page_token=token, principal=principal, scope=scope
+                    page_token=token,
+                    principal=principal,
+                    scope=scope,
+                    at_scope=at_scope,
+                    below_scope=below_scope,
                 ),
                 **options,
             )
@@ -75,14 +180,19 @@ class Roles:
         role: str,
         *,
         scope: str = "/keys",
+        regions: Iterable[str] = (),
         **options: Unpack[WriteOptions],
     ) -> RoleAssignment:
-        """Grant a role. `role` is a role definition's name or title."""
-        if not role.startswith("roleDefinitions/"):
-            role = self.definition(role).name
+        """Grant a role, limited to `regions` if any are named.
+
+        `role` is a role definition's name or title.
+        """
         request = messages.CreateRoleAssignmentRequest(
             role_assignment=RoleAssignment(
-                principal=principal, role_definition=role, scope=scope
+                principal=principal,
+                role_definition=self._named(role),
+                scope=scope,
+                regions=[region_name(region) for region in regions],
             )
         )
         return self._caller.call(methods.CREATE_ROLE_ASSIGNMENT, request, **options)
@@ -105,3 +215,8 @@ class Roles:
 def assignment_name(name: str) -> str:
     """Return the full name of an assignment."""
     return name if name.startswith("roleAssignments/") else f"roleAssignments/{name}"
+
+
+def region_name(name: str) -> str:
+    """Return the full name of a region."""
+    return name if name.startswith("regions/") else f"regions/{name}"

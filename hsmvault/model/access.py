@@ -33,6 +33,8 @@ class Permission(StrEnum):
     ROLE_ASSIGNMENTS_WRITE = "roleAssignments/write/action"
     ROLE_ASSIGNMENTS_DELETE = "roleAssignments/delete/action"
     ROLE_DEFINITIONS_READ = "roleDefinitions/read/action"
+    ROLE_DEFINITIONS_WRITE = "roleDefinitions/write/action"
+    ROLE_DEFINITIONS_DELETE = "roleDefinitions/delete/action"
     REGIONS_READ = "regions/read/action"
     REGIONS_WRITE = "regions/write/action"
     REGIONS_DELETE = "regions/delete/action"
@@ -116,8 +118,6 @@ LEFT_OUT: Final[Mapping[str, str]] = MappingProxyType(
         "keys/import/action": "there is no ImportKey yet",
         "keys/backup/action": "there is no BackupKey yet",
         "keys/restore/action": "there is no RestoreKey yet",
-        "roleDefinitions/write/action": "there are no custom definitions yet",
-        "roleDefinitions/delete/action": "there are no custom definitions yet",
         "keys/export/action": "no key leaves the vault in the clear",
         "keys/release/action": "keys are not released to enclaves",
     }

@@ -123,7 +123,7 @@ class RegionName:
 
 @dataclass(frozen=True, slots=True, order=True)
 class RoleDefinitionName:
-    """`roleDefinitions/{role_definition}`."""
+    """`roleDefinitions/{role_definition}`, its id in lower case however it came."""
 
     role_definition: str
 
@@ -136,7 +136,8 @@ class RoleDefinitionName:
             "role definition",
             "roleDefinitions/{role_definition}",
         )
-        return cls(match["id"])
+        # Once, here: what is compared later is this form, and no other.
+        return cls(match["id"].lower())
 
     def __str__(self) -> str:
         return f"roleDefinitions/{self.role_definition}"

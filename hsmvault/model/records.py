@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from hsmvault.model.access_records import AssignmentRecord
+from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
 from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.log import Kind
@@ -13,6 +13,7 @@ TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.EPOCH: EpochRecord,
     Kind.VAULT: VaultRecord,
     Kind.REGION: RegionRecord,
+    Kind.ROLE_DEFINITION: RoleDefinitionRecord,
     Kind.ROLE_ASSIGNMENT: AssignmentRecord,
     Kind.KEY: KeyRecord,
     Kind.KEY_VERSION: VersionRecord,

@@ -14,8 +14,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
-from hsmvault.model.access import Permission
-from hsmvault.model.access_records import AssignmentRecord
+from hsmvault.model.access import BUILT_IN, Permission, RoleDefinition
+from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
 from hsmvault.model.errors import (
     AccessDenied,
     ConfigurationError,
@@ -27,6 +27,7 @@ from hsmvault.model.grants import allowed
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, SignedHead, chain
 from hsmvault.model.orders import ORDER_MS, RemovalOrder
+from hsmvault.model.stored import StoredRecord
 from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.ports import Officers, Purging, Workers
 from hsmvault.regions.registry import Registry
@@ -88,11 +89,15 @@ def require_administrator(
             region=order.region,
         )
     principal = _principal(certificate)
+    # The order was given to the primary: that is where its giver must hold the right.
+    primary = registry.primary()
     if not allowed(
         (record.assignment for record in _assignments(registry)),
+        _definitions(registry),
         principal=principal,
         permission=Permission.REGIONS_DELETE,
         resource=f"/regions/{order.region}",
+        regions={primary.id} if primary else (),
     ):
         raise AccessDenied(
             "{principal} may not remove regions, by this region's copy of the roles",
@@ -201,17 +206,25 @@ class SelfPurge:
 
 
 def _assignments(registry: Registry) -> list[AssignmentRecord]:
-    found: list[AssignmentRecord] = []
-    after = ""
+    rows = _every(registry, Kind.ROLE_ASSIGNMENT)
+    records = [AssignmentRecord.from_bytes(row.record) for row in rows]
+    return [record for record in records if not record.removed]
+
+
+def _definitions(registry: Registry) -> dict[str, RoleDefinition]:
+    rows = _every(registry, Kind.ROLE_DEFINITION)
+    records = [RoleDefinitionRecord.from_bytes(row.record) for row in rows]
+    return {**{r.name: r.definition for r in records if not r.removed}, **BUILT_IN}
+
+
+def _every(registry: Registry, kind: Kind) -> list[StoredRecord]:
+    found: list[StoredRecord] = []
     while True:
-        rows = registry.store.states(Kind.ROLE_ASSIGNMENT, after=after, limit=_PAGE)
-        records = [
-            AssignmentRecord.from_bytes(row.record) for row in registry.checked(rows)
-        ]
-        found += [record for record in records if not record.removed]
+        after = found[-1].resource if found else ""
+        rows = registry.store.states(kind, after=after, limit=_PAGE)
+        found += registry.checked(rows)
         if len(rows) < _PAGE:
             return found
-        after = rows[-1].resource
 
 
 def _issued(pem: str, authorities: str, *, now_ms: int) -> x509.Certificate:

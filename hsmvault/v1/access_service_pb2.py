@@ -23,38 +23,65 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from hsmvault.v1 import resources_pb2 as hsmvault_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hsmvault/v1/access_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bhsmvault/v1/resources.proto\"C\n\x1aListRoleDefinitionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"m\n\x1bListRoleDefinitionsResponse\x12\x35\n\x10role_definitions\x18\x01 \x03(\x0b\x32\x1b.hsmvault.v1.RoleDefinition\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x18GetRoleAssignmentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"e\n\x1aListRoleAssignmentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\"m\n\x1bListRoleAssignmentsResponse\x12\x35\n\x10role_assignments\x18\x01 \x03(\x0b\x32\x1b.hsmvault.v1.RoleAssignment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xcd\x01\n\x1b\x43reateRoleAssignmentRequest\x12\x1a\n\x12role_assignment_id\x18\x01 \x01(\t\x12:\n\x0frole_assignment\x18\x02 \x01(\x0b\x32\x1b.hsmvault.v1.RoleAssignmentB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x97\x01\n\x1b\x44\x65leteRoleAssignmentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"0\n\x1c\x44\x65leteRoleAssignmentResponse\x12\x10\n\x08position\x18\x01 \x01(\t2\x88\x04\n\rAccessService\x12h\n\x13ListRoleDefinitions\x12\'.hsmvault.v1.ListRoleDefinitionsRequest\x1a(.hsmvault.v1.ListRoleDefinitionsResponse\x12W\n\x11GetRoleAssignment\x12%.hsmvault.v1.GetRoleAssignmentRequest\x1a\x1b.hsmvault.v1.RoleAssignment\x12h\n\x13ListRoleAssignments\x12\'.hsmvault.v1.ListRoleAssignmentsRequest\x1a(.hsmvault.v1.ListRoleAssignmentsResponse\x12]\n\x14\x43reateRoleAssignment\x12(.hsmvault.v1.CreateRoleAssignmentRequest\x1a\x1b.hsmvault.v1.RoleAssignment\x12k\n\x14\x44\x65leteRoleAssignment\x12(.hsmvault.v1.DeleteRoleAssignmentRequest\x1a).hsmvault.v1.DeleteRoleAssignmentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hsmvault/v1/access_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1bhsmvault/v1/resources.proto\".\n\x18GetRoleDefinitionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"C\n\x1aListRoleDefinitionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"m\n\x1bListRoleDefinitionsResponse\x12\x35\n\x10role_definitions\x18\x01 \x03(\x0b\x32\x1b.hsmvault.v1.RoleDefinition\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xcd\x01\n\x1b\x43reateRoleDefinitionRequest\x12\x1a\n\x12role_definition_id\x18\x01 \x01(\t\x12:\n\x0frole_definition\x18\x02 \x01(\x0b\x32\x1b.hsmvault.v1.RoleDefinitionB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\xe2\x01\n\x1bUpdateRoleDefinitionRequest\x12:\n\x0frole_definition\x18\x01 \x01(\x0b\x32\x1b.hsmvault.v1.RoleDefinitionB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x97\x01\n\x1b\x44\x65leteRoleDefinitionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"0\n\x1c\x44\x65leteRoleDefinitionResponse\x12\x10\n\x08position\x18\x01 \x01(\t\".\n\x18GetRoleAssignmentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x8c\x01\n\x1aListRoleAssignmentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\x12\x10\n\x08\x61t_scope\x18\x05 \x01(\x08\x12\x13\n\x0b\x62\x65low_scope\x18\x06 \x01(\x08\"m\n\x1bListRoleAssignmentsResponse\x12\x35\n\x10role_assignments\x18\x01 \x03(\x0b\x32\x1b.hsmvault.v1.RoleAssignment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xcd\x01\n\x1b\x43reateRoleAssignmentRequest\x12\x1a\n\x12role_assignment_id\x18\x01 \x01(\t\x12:\n\x0frole_assignment\x18\x02 \x01(\x0b\x32\x1b.hsmvault.v1.RoleAssignmentB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x97\x01\n\x1b\x44\x65leteRoleAssignmentRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"0\n\x1c\x44\x65leteRoleAssignmentResponse\x12\x10\n\x08position\x18\x01 \x01(\t\"H\n\x16TestPermissionsRequest\x12\x13\n\x05scope\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0bpermissions\x18\x02 \x03(\tB\x04\xe2\x41\x01\x02\".\n\x17TestPermissionsResponse\x12\x13\n\x0bpermissions\x18\x01 \x03(\t2\xea\x07\n\rAccessService\x12W\n\x11GetRoleDefinition\x12%.hsmvault.v1.GetRoleDefinitionRequest\x1a\x1b.hsmvault.v1.RoleDefinition\x12h\n\x13ListRoleDefinitions\x12\'.hsmvault.v1.ListRoleDefinitionsRequest\x1a(.hsmvault.v1.ListRoleDefinitionsResponse\x12]\n\x14\x43reateRoleDefinition\x12(.hsmvault.v1.CreateRoleDefinitionRequest\x1a\x1b.hsmvault.v1.RoleDefinition\x12]\n\x14UpdateRoleDefinition\x12(.hsmvault.v1.UpdateRoleDefinitionRequest\x1a\x1b.hsmvault.v1.RoleDefinition\x12k\n\x14\x44\x65leteRoleDefinition\x12(.hsmvault.v1.DeleteRoleDefinitionRequest\x1a).hsmvault.v1.DeleteRoleDefinitionResponse\x12W\n\x11GetRoleAssignment\x12%.hsmvault.v1.GetRoleAssignmentRequest\x1a\x1b.hsmvault.v1.RoleAssignment\x12h\n\x13ListRoleAssignments\x12\'.hsmvault.v1.ListRoleAssignmentsRequest\x1a(.hsmvault.v1.ListRoleAssignmentsResponse\x12]\n\x14\x43reateRoleAssignment\x12(.hsmvault.v1.CreateRoleAssignmentRequest\x1a\x1b.hsmvault.v1.RoleAssignment\x12k\n\x14\x44\x65leteRoleAssignment\x12(.hsmvault.v1.DeleteRoleAssignmentRequest\x1a).hsmvault.v1.DeleteRoleAssignmentResponse\x12\\\n\x0fTestPermissions\x12#.hsmvault.v1.TestPermissionsRequest\x1a$.hsmvault.v1.TestPermissionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hsmvault.v1.access_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GETROLEDEFINITIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETROLEDEFINITIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEROLEDEFINITIONREQUEST'].fields_by_name['role_definition']._loaded_options = None
+  _globals['_CREATEROLEDEFINITIONREQUEST'].fields_by_name['role_definition']._serialized_options = b'\342A\001\002'
+  _globals['_UPDATEROLEDEFINITIONREQUEST'].fields_by_name['role_definition']._loaded_options = None
+  _globals['_UPDATEROLEDEFINITIONREQUEST'].fields_by_name['role_definition']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEROLEDEFINITIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEROLEDEFINITIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_GETROLEASSIGNMENTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETROLEASSIGNMENTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_CREATEROLEASSIGNMENTREQUEST'].fields_by_name['role_assignment']._loaded_options = None
   _globals['_CREATEROLEASSIGNMENTREQUEST'].fields_by_name['role_assignment']._serialized_options = b'\342A\001\002'
   _globals['_DELETEROLEASSIGNMENTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETEROLEASSIGNMENTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
-  _globals['_LISTROLEDEFINITIONSREQUEST']._serialized_start=111
-  _globals['_LISTROLEDEFINITIONSREQUEST']._serialized_end=178
-  _globals['_LISTROLEDEFINITIONSRESPONSE']._serialized_start=180
-  _globals['_LISTROLEDEFINITIONSRESPONSE']._serialized_end=289
-  _globals['_GETROLEASSIGNMENTREQUEST']._serialized_start=291
-  _globals['_GETROLEASSIGNMENTREQUEST']._serialized_end=337
-  _globals['_LISTROLEASSIGNMENTSREQUEST']._serialized_start=339
-  _globals['_LISTROLEASSIGNMENTSREQUEST']._serialized_end=440
-  _globals['_LISTROLEASSIGNMENTSRESPONSE']._serialized_start=442
-  _globals['_LISTROLEASSIGNMENTSRESPONSE']._serialized_end=551
-  _globals['_CREATEROLEASSIGNMENTREQUEST']._serialized_start=554
-  _globals['_CREATEROLEASSIGNMENTREQUEST']._serialized_end=759
-  _globals['_DELETEROLEASSIGNMENTREQUEST']._serialized_start=762
-  _globals['_DELETEROLEASSIGNMENTREQUEST']._serialized_end=913
-  _globals['_DELETEROLEASSIGNMENTRESPONSE']._serialized_start=915
-  _globals['_DELETEROLEASSIGNMENTRESPONSE']._serialized_end=963
-  _globals['_ACCESSSERVICE']._serialized_start=966
-  _globals['_ACCESSSERVICE']._serialized_end=1486
+  _globals['_TESTPERMISSIONSREQUEST'].fields_by_name['scope']._loaded_options = None
+  _globals['_TESTPERMISSIONSREQUEST'].fields_by_name['scope']._serialized_options = b'\342A\001\002'
+  _globals['_TESTPERMISSIONSREQUEST'].fields_by_name['permissions']._loaded_options = None
+  _globals['_TESTPERMISSIONSREQUEST'].fields_by_name['permissions']._serialized_options = b'\342A\001\002'
+  _globals['_GETROLEDEFINITIONREQUEST']._serialized_start=145
+  _globals['_GETROLEDEFINITIONREQUEST']._serialized_end=191
+  _globals['_LISTROLEDEFINITIONSREQUEST']._serialized_start=193
+  _globals['_LISTROLEDEFINITIONSREQUEST']._serialized_end=260
+  _globals['_LISTROLEDEFINITIONSRESPONSE']._serialized_start=262
+  _globals['_LISTROLEDEFINITIONSRESPONSE']._serialized_end=371
+  _globals['_CREATEROLEDEFINITIONREQUEST']._serialized_start=374
+  _globals['_CREATEROLEDEFINITIONREQUEST']._serialized_end=579
+  _globals['_UPDATEROLEDEFINITIONREQUEST']._serialized_start=582
+  _globals['_UPDATEROLEDEFINITIONREQUEST']._serialized_end=808
+  _globals['_DELETEROLEDEFINITIONREQUEST']._serialized_start=811
+  _globals['_DELETEROLEDEFINITIONREQUEST']._serialized_end=962
+  _globals['_DELETEROLEDEFINITIONRESPONSE']._serialized_start=964
+  _globals['_DELETEROLEDEFINITIONRESPONSE']._serialized_end=1012
+  _globals['_GETROLEASSIGNMENTREQUEST']._serialized_start=1014
+  _globals['_GETROLEASSIGNMENTREQUEST']._serialized_end=1060
+  _globals['_LISTROLEASSIGNMENTSREQUEST']._serialized_start=1063
+  _globals['_LISTROLEASSIGNMENTSREQUEST']._serialized_end=1203
+  _globals['_LISTROLEASSIGNMENTSRESPONSE']._serialized_start=1205
+  _globals['_LISTROLEASSIGNMENTSRESPONSE']._serialized_end=1314
+  _globals['_CREATEROLEASSIGNMENTREQUEST']._serialized_start=1317
+  _globals['_CREATEROLEASSIGNMENTREQUEST']._serialized_end=1522
+  _globals['_DELETEROLEASSIGNMENTREQUEST']._serialized_start=1525
+  _globals['_DELETEROLEASSIGNMENTREQUEST']._serialized_end=1676
+  _globals['_DELETEROLEASSIGNMENTRESPONSE']._serialized_start=1678
+  _globals['_DELETEROLEASSIGNMENTRESPONSE']._serialized_end=1726
+  _globals['_TESTPERMISSIONSREQUEST']._serialized_start=1728
+  _globals['_TESTPERMISSIONSREQUEST']._serialized_end=1800
+  _globals['_TESTPERMISSIONSRESPONSE']._serialized_start=1802
+  _globals['_TESTPERMISSIONSRESPONSE']._serialized_end=1848
+  _globals['_ACCESSSERVICE']._serialized_start=1851
+  _globals['_ACCESSSERVICE']._serialized_end=2853
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from hsmvault.v1 import resources_pb2 as _resources_pb2
@@ -18,6 +19,26 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class GetRoleDefinitionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: `roleDefinitions/{role_definition}`; letters in either case."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRoleDefinitionRequest: _TypeAlias = GetRoleDefinitionRequest  # noqa: Y015
 
 @_typing.final
 class ListRoleDefinitionsRequest(_message.Message):
@@ -65,6 +86,135 @@ class ListRoleDefinitionsResponse(_message.Message):
 Global___ListRoleDefinitionsResponse: _TypeAlias = ListRoleDefinitionsResponse  # noqa: Y015
 
 @_typing.final
+class CreateRoleDefinitionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_DEFINITION_ID_FIELD_NUMBER: _builtins.int
+    ROLE_DEFINITION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    role_definition_id: _builtins.str
+    """1 to 63 lower-case letters, digits and dashes. Default: chosen by the vault."""
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Decide as if it were meant, and change nothing (AIP-163)."""
+    @_builtins.property
+    def role_definition(self) -> _resources_pb2.RoleDefinition: ...
+    @_builtins.property
+    def durability(self) -> _resources_pb2.Durability: ...
+    def __init__(
+        self,
+        *,
+        role_definition_id: _builtins.str = ...,
+        role_definition: _resources_pb2.RoleDefinition | None = ...,
+        request_id: _builtins.str = ...,
+        durability: _resources_pb2.Durability | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "role_definition", b"role_definition"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "request_id", b"request_id", "role_definition", b"role_definition", "role_definition_id", b"role_definition_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRoleDefinitionRequest: _TypeAlias = CreateRoleDefinitionRequest  # noqa: Y015
+
+@_typing.final
+class UpdateRoleDefinitionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_DEFINITION_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Decide as if it were meant, and change nothing (AIP-163)."""
+    @_builtins.property
+    def role_definition(self) -> _resources_pb2.RoleDefinition:
+        """With an etag, it must be the present one."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Of `title`, `description`, `data_actions`, `not_data_actions`. Default: those that
+        are set.
+        """
+
+    @_builtins.property
+    def durability(self) -> _resources_pb2.Durability: ...
+    def __init__(
+        self,
+        *,
+        role_definition: _resources_pb2.RoleDefinition | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        durability: _resources_pb2.Durability | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "role_definition", b"role_definition", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "request_id", b"request_id", "role_definition", b"role_definition", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateRoleDefinitionRequest: _TypeAlias = UpdateRoleDefinitionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRoleDefinitionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: `roleDefinitions/{role_definition}`."""
+    etag: _builtins.str
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Decide as if it were meant, and change nothing (AIP-163)."""
+    @_builtins.property
+    def durability(self) -> _resources_pb2.Durability: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        durability: _resources_pb2.Durability | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRoleDefinitionRequest: _TypeAlias = DeleteRoleDefinitionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRoleDefinitionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRoleDefinitionResponse: _TypeAlias = DeleteRoleDefinitionResponse  # noqa: Y015
+
+@_typing.final
 class GetRoleAssignmentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -92,12 +242,20 @@ class ListRoleAssignmentsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
+    AT_SCOPE_FIELD_NUMBER: _builtins.int
+    BELOW_SCOPE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
     principal: _builtins.str
-    """Only those of this principal."""
+    """Only those of this principal: at, above and below `scope`."""
     scope: _builtins.str
-    """Only those at exactly this scope."""
+    """Where to look. Default: `/`. At `/` and at `/keys`, those at both are listed, and
+    those at single keys are not; at `/keys/{key}`, those at that key.
+    """
+    at_scope: _builtins.bool
+    """Those at or above `scope`, and no others: all that is in force there."""
+    below_scope: _builtins.bool
+    """Those below `scope`, too: at single keys."""
     def __init__(
         self,
         *,
@@ -105,10 +263,12 @@ class ListRoleAssignmentsRequest(_message.Message):
         page_token: _builtins.str = ...,
         principal: _builtins.str = ...,
         scope: _builtins.str = ...,
+        at_scope: _builtins.bool = ...,
+        below_scope: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "principal", b"principal", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_scope", b"at_scope", "below_scope", b"below_scope", "page_size", b"page_size", "page_token", b"page_token", "principal", b"principal", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -224,3 +384,51 @@ class DeleteRoleAssignmentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteRoleAssignmentResponse: _TypeAlias = DeleteRoleAssignmentResponse  # noqa: Y015
+
+@_typing.final
+class TestPermissionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    scope: _builtins.str
+    """`/`, `/keys` or `/keys/{key}`."""
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in RoleDefinition.permissions; at most 100."""
+
+    def __init__(
+        self,
+        *,
+        scope: _builtins.str = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permissions", b"permissions", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestPermissionsRequest: _TypeAlias = TestPermissionsRequest  # noqa: Y015
+
+@_typing.final
+class TestPermissionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the asked ones that the caller holds at the scope, in this region."""
+
+    def __init__(
+        self,
+        *,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permissions", b"permissions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestPermissionsResponse: _TypeAlias = TestPermissionsResponse  # noqa: Y015

@@ -36,10 +36,30 @@ class AccessServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.GetRoleDefinition = channel.unary_unary(
+                '/hsmvault.v1.AccessService/GetRoleDefinition',
+                request_serializer=hsmvault_dot_v1_dot_access__service__pb2.GetRoleDefinitionRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_resources__pb2.RoleDefinition.FromString,
+                _registered_method=True)
         self.ListRoleDefinitions = channel.unary_unary(
                 '/hsmvault.v1.AccessService/ListRoleDefinitions',
                 request_serializer=hsmvault_dot_v1_dot_access__service__pb2.ListRoleDefinitionsRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_v1_dot_access__service__pb2.ListRoleDefinitionsResponse.FromString,
+                _registered_method=True)
+        self.CreateRoleDefinition = channel.unary_unary(
+                '/hsmvault.v1.AccessService/CreateRoleDefinition',
+                request_serializer=hsmvault_dot_v1_dot_access__service__pb2.CreateRoleDefinitionRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_resources__pb2.RoleDefinition.FromString,
+                _registered_method=True)
+        self.UpdateRoleDefinition = channel.unary_unary(
+                '/hsmvault.v1.AccessService/UpdateRoleDefinition',
+                request_serializer=hsmvault_dot_v1_dot_access__service__pb2.UpdateRoleDefinitionRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_resources__pb2.RoleDefinition.FromString,
+                _registered_method=True)
+        self.DeleteRoleDefinition = channel.unary_unary(
+                '/hsmvault.v1.AccessService/DeleteRoleDefinition',
+                request_serializer=hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleDefinitionRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleDefinitionResponse.FromString,
                 _registered_method=True)
         self.GetRoleAssignment = channel.unary_unary(
                 '/hsmvault.v1.AccessService/GetRoleAssignment',
@@ -61,14 +81,50 @@ class AccessServiceStub:
                 request_serializer=hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleAssignmentRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleAssignmentResponse.FromString,
                 _registered_method=True)
+        self.TestPermissions = channel.unary_unary(
+                '/hsmvault.v1.AccessService/TestPermissions',
+                request_serializer=hsmvault_dot_v1_dot_access__service__pb2.TestPermissionsRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_access__service__pb2.TestPermissionsResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer:
     """Who may do what. Nothing is allowed unless an assignment says so.
     """
 
-    def ListRoleDefinitions(self, request, context):
+    def GetRoleDefinition(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRoleDefinitions(self, request, context):
+        """The built-in ones and the vault's own, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRoleDefinition(self, request, context):
+        """Defines a role of the vault's own. It grants nothing until it is assigned.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateRoleDefinition(self, request, context):
+        """Changes what a role of the vault's own grants, for everybody who holds it. Nobody
+        thereby grants what they do not hold, and nobody grants themselves more. Built-in
+        roles cannot be changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRoleDefinition(self, request, context):
+        """Deletes a role of the vault's own. Its assignments stay, defunct: they grant nothing.
+        Built-in roles cannot be deleted.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -100,13 +156,41 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TestPermissions(self, request, context):
+        """Which of some permissions the caller holds here. Every known caller may ask, about
+        themselves; it says nothing of what exists.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetRoleDefinition': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRoleDefinition,
+                    request_deserializer=hsmvault_dot_v1_dot_access__service__pb2.GetRoleDefinitionRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_resources__pb2.RoleDefinition.SerializeToString,
+            ),
             'ListRoleDefinitions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRoleDefinitions,
                     request_deserializer=hsmvault_dot_v1_dot_access__service__pb2.ListRoleDefinitionsRequest.FromString,
                     response_serializer=hsmvault_dot_v1_dot_access__service__pb2.ListRoleDefinitionsResponse.SerializeToString,
+            ),
+            'CreateRoleDefinition': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRoleDefinition,
+                    request_deserializer=hsmvault_dot_v1_dot_access__service__pb2.CreateRoleDefinitionRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_resources__pb2.RoleDefinition.SerializeToString,
+            ),
+            'UpdateRoleDefinition': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRoleDefinition,
+                    request_deserializer=hsmvault_dot_v1_dot_access__service__pb2.UpdateRoleDefinitionRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_resources__pb2.RoleDefinition.SerializeToString,
+            ),
+            'DeleteRoleDefinition': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRoleDefinition,
+                    request_deserializer=hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleDefinitionRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleDefinitionResponse.SerializeToString,
             ),
             'GetRoleAssignment': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRoleAssignment,
@@ -128,6 +212,11 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     request_deserializer=hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleAssignmentRequest.FromString,
                     response_serializer=hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleAssignmentResponse.SerializeToString,
             ),
+            'TestPermissions': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestPermissions,
+                    request_deserializer=hsmvault_dot_v1_dot_access__service__pb2.TestPermissionsRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_access__service__pb2.TestPermissionsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'hsmvault.v1.AccessService', rpc_method_handlers)
@@ -139,6 +228,33 @@ def add_AccessServiceServicer_to_server(servicer, server):
 class AccessService:
     """Who may do what. Nothing is allowed unless an assignment says so.
     """
+
+    @staticmethod
+    def GetRoleDefinition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.AccessService/GetRoleDefinition',
+            hsmvault_dot_v1_dot_access__service__pb2.GetRoleDefinitionRequest.SerializeToString,
+            hsmvault_dot_v1_dot_resources__pb2.RoleDefinition.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def ListRoleDefinitions(request,
@@ -157,6 +273,87 @@ class AccessService:
             '/hsmvault.v1.AccessService/ListRoleDefinitions',
             hsmvault_dot_v1_dot_access__service__pb2.ListRoleDefinitionsRequest.SerializeToString,
             hsmvault_dot_v1_dot_access__service__pb2.ListRoleDefinitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRoleDefinition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.AccessService/CreateRoleDefinition',
+            hsmvault_dot_v1_dot_access__service__pb2.CreateRoleDefinitionRequest.SerializeToString,
+            hsmvault_dot_v1_dot_resources__pb2.RoleDefinition.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateRoleDefinition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.AccessService/UpdateRoleDefinition',
+            hsmvault_dot_v1_dot_access__service__pb2.UpdateRoleDefinitionRequest.SerializeToString,
+            hsmvault_dot_v1_dot_resources__pb2.RoleDefinition.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRoleDefinition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.AccessService/DeleteRoleDefinition',
+            hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleDefinitionRequest.SerializeToString,
+            hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleDefinitionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -265,6 +462,33 @@ class AccessService:
             '/hsmvault.v1.AccessService/DeleteRoleAssignment',
             hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleAssignmentRequest.SerializeToString,
             hsmvault_dot_v1_dot_access__service__pb2.DeleteRoleAssignmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestPermissions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.AccessService/TestPermissions',
+            hsmvault_dot_v1_dot_access__service__pb2.TestPermissionsRequest.SerializeToString,
+            hsmvault_dot_v1_dot_access__service__pb2.TestPermissionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

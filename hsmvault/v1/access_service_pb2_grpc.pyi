@@ -34,7 +34,20 @@ class AccessServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AccessServiceAsyncStub: ...
+    GetRoleDefinition: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.GetRoleDefinitionRequest, _resources_pb2.RoleDefinition]
     ListRoleDefinitions: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListRoleDefinitionsRequest, _access_service_pb2.ListRoleDefinitionsResponse]
+    """The built-in ones and the vault's own, by name."""
+    CreateRoleDefinition: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CreateRoleDefinitionRequest, _resources_pb2.RoleDefinition]
+    """Defines a role of the vault's own. It grants nothing until it is assigned."""
+    UpdateRoleDefinition: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.UpdateRoleDefinitionRequest, _resources_pb2.RoleDefinition]
+    """Changes what a role of the vault's own grants, for everybody who holds it. Nobody
+    thereby grants what they do not hold, and nobody grants themselves more. Built-in
+    roles cannot be changed.
+    """
+    DeleteRoleDefinition: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DeleteRoleDefinitionRequest, _access_service_pb2.DeleteRoleDefinitionResponse]
+    """Deletes a role of the vault's own. Its assignments stay, defunct: they grant nothing.
+    Built-in roles cannot be deleted.
+    """
     GetRoleAssignment: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.GetRoleAssignmentRequest, _resources_pb2.RoleAssignment]
     ListRoleAssignments: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListRoleAssignmentsRequest, _access_service_pb2.ListRoleAssignmentsResponse]
     CreateRoleAssignment: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CreateRoleAssignmentRequest, _resources_pb2.RoleAssignment]
@@ -43,13 +56,30 @@ class AccessServiceStub:
     """
     DeleteRoleAssignment: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DeleteRoleAssignmentRequest, _access_service_pb2.DeleteRoleAssignmentResponse]
     """Revokes. The last Administrator at `/` cannot be removed."""
+    TestPermissions: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.TestPermissionsRequest, _access_service_pb2.TestPermissionsResponse]
+    """Which of some permissions the caller holds here. Every known caller may ask, about
+    themselves; it says nothing of what exists.
+    """
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
     """Who may do what. Nothing is allowed unless an assignment says so."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    GetRoleDefinition: _aio.UnaryUnaryMultiCallable[_access_service_pb2.GetRoleDefinitionRequest, _resources_pb2.RoleDefinition]  # type: ignore[assignment]
     ListRoleDefinitions: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListRoleDefinitionsRequest, _access_service_pb2.ListRoleDefinitionsResponse]  # type: ignore[assignment]
+    """The built-in ones and the vault's own, by name."""
+    CreateRoleDefinition: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateRoleDefinitionRequest, _resources_pb2.RoleDefinition]  # type: ignore[assignment]
+    """Defines a role of the vault's own. It grants nothing until it is assigned."""
+    UpdateRoleDefinition: _aio.UnaryUnaryMultiCallable[_access_service_pb2.UpdateRoleDefinitionRequest, _resources_pb2.RoleDefinition]  # type: ignore[assignment]
+    """Changes what a role of the vault's own grants, for everybody who holds it. Nobody
+    thereby grants what they do not hold, and nobody grants themselves more. Built-in
+    roles cannot be changed.
+    """
+    DeleteRoleDefinition: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeleteRoleDefinitionRequest, _access_service_pb2.DeleteRoleDefinitionResponse]  # type: ignore[assignment]
+    """Deletes a role of the vault's own. Its assignments stay, defunct: they grant nothing.
+    Built-in roles cannot be deleted.
+    """
     GetRoleAssignment: _aio.UnaryUnaryMultiCallable[_access_service_pb2.GetRoleAssignmentRequest, _resources_pb2.RoleAssignment]  # type: ignore[assignment]
     ListRoleAssignments: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListRoleAssignmentsRequest, _access_service_pb2.ListRoleAssignmentsResponse]  # type: ignore[assignment]
     CreateRoleAssignment: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateRoleAssignmentRequest, _resources_pb2.RoleAssignment]  # type: ignore[assignment]
@@ -58,16 +88,57 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """
     DeleteRoleAssignment: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeleteRoleAssignmentRequest, _access_service_pb2.DeleteRoleAssignmentResponse]  # type: ignore[assignment]
     """Revokes. The last Administrator at `/` cannot be removed."""
+    TestPermissions: _aio.UnaryUnaryMultiCallable[_access_service_pb2.TestPermissionsRequest, _access_service_pb2.TestPermissionsResponse]  # type: ignore[assignment]
+    """Which of some permissions the caller holds here. Every known caller may ask, about
+    themselves; it says nothing of what exists.
+    """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     """Who may do what. Nothing is allowed unless an assignment says so."""
+
+    @_abc_1.abstractmethod
+    def GetRoleDefinition(
+        self,
+        request: _access_service_pb2.GetRoleDefinitionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resources_pb2.RoleDefinition, _abc.Awaitable[_resources_pb2.RoleDefinition]]: ...
 
     @_abc_1.abstractmethod
     def ListRoleDefinitions(
         self,
         request: _access_service_pb2.ListRoleDefinitionsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_access_service_pb2.ListRoleDefinitionsResponse, _abc.Awaitable[_access_service_pb2.ListRoleDefinitionsResponse]]: ...
+    ) -> _typing.Union[_access_service_pb2.ListRoleDefinitionsResponse, _abc.Awaitable[_access_service_pb2.ListRoleDefinitionsResponse]]:
+        """The built-in ones and the vault's own, by name."""
+
+    @_abc_1.abstractmethod
+    def CreateRoleDefinition(
+        self,
+        request: _access_service_pb2.CreateRoleDefinitionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resources_pb2.RoleDefinition, _abc.Awaitable[_resources_pb2.RoleDefinition]]:
+        """Defines a role of the vault's own. It grants nothing until it is assigned."""
+
+    @_abc_1.abstractmethod
+    def UpdateRoleDefinition(
+        self,
+        request: _access_service_pb2.UpdateRoleDefinitionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resources_pb2.RoleDefinition, _abc.Awaitable[_resources_pb2.RoleDefinition]]:
+        """Changes what a role of the vault's own grants, for everybody who holds it. Nobody
+        thereby grants what they do not hold, and nobody grants themselves more. Built-in
+        roles cannot be changed.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteRoleDefinition(
+        self,
+        request: _access_service_pb2.DeleteRoleDefinitionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.DeleteRoleDefinitionResponse, _abc.Awaitable[_access_service_pb2.DeleteRoleDefinitionResponse]]:
+        """Deletes a role of the vault's own. Its assignments stay, defunct: they grant nothing.
+        Built-in roles cannot be deleted.
+        """
 
     @_abc_1.abstractmethod
     def GetRoleAssignment(
@@ -100,5 +171,15 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.DeleteRoleAssignmentResponse, _abc.Awaitable[_access_service_pb2.DeleteRoleAssignmentResponse]]:
         """Revokes. The last Administrator at `/` cannot be removed."""
+
+    @_abc_1.abstractmethod
+    def TestPermissions(
+        self,
+        request: _access_service_pb2.TestPermissionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.TestPermissionsResponse, _abc.Awaitable[_access_service_pb2.TestPermissionsResponse]]:
+        """Which of some permissions the caller holds here. Every known caller may ask, about
+        themselves; it says nothing of what exists.
+        """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -278,7 +278,9 @@ Global___KeyVersion: _TypeAlias = KeyVersion  # noqa: Y015
 
 @_typing.final
 class RoleDefinition(_message.Message):
-    """A named set of permissions."""
+    """A named set of permissions. Nothing is implied, and nothing is denied: what one role
+    leaves out, another may grant.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -287,13 +289,46 @@ class RoleDefinition(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
     BUILT_IN_FIELD_NUMBER: _builtins.int
+    DATA_ACTIONS_FIELD_NUMBER: _builtins.int
+    NOT_DATA_ACTIONS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `roleDefinitions/{role_definition}`."""
     title: _builtins.str
+    """Of custom roles: 1 to 64 letters, digits, dots, dashes and single spaces, unlike any
+    other role's whatever the case, and not a built-in role's.
+    """
     description: _builtins.str
+    """At most 1024 characters."""
     built_in: _builtins.bool
+    author: _builtins.str
+    """Who changed it last."""
+    etag: _builtins.str
+    position: _builtins.str
     @_builtins.property
-    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it grants: `data_actions` without `not_data_actions`, spelled out. Actions that
+        a later release knows are not added by themselves.
+        """
+
+    @_builtins.property
+    def data_actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Azure's data actions without the provider's prefix, as in `keys/sign/action`; or all
+        that begin alike, as in `keys/deletedKeys/*`. At most 100.
+        """
+
+    @_builtins.property
+    def not_data_actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is taken out of them again."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -302,10 +337,17 @@ class RoleDefinition(_message.Message):
         description: _builtins.str = ...,
         permissions: _abc.Iterable[_builtins.str] | None = ...,
         built_in: _builtins.bool = ...,
+        data_actions: _abc.Iterable[_builtins.str] | None = ...,
+        not_data_actions: _abc.Iterable[_builtins.str] | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        author: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        position: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["built_in", b"built_in", "description", b"description", "name", b"name", "permissions", b"permissions", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "built_in", b"built_in", "create_time", b"create_time", "data_actions", b"data_actions", "description", b"description", "etag", b"etag", "name", b"name", "not_data_actions", b"not_data_actions", "permissions", b"permissions", "position", b"position", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -325,6 +367,8 @@ class RoleAssignment(_message.Message):
     AUTHOR_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    DEFUNCT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `roleAssignments/{role_assignment}`."""
     principal: _builtins.str
@@ -337,8 +381,16 @@ class RoleAssignment(_message.Message):
     """Who made the assignment."""
     etag: _builtins.str
     position: _builtins.str
+    defunct: _builtins.bool
+    """Its role definition was deleted: it grants nothing."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Regions (`regions/{region}`) in which it is in force: a call counts as made in the
+        region that the caller connected to. Default: all, also those added later.
+        """
+
     def __init__(
         self,
         *,
@@ -350,10 +402,12 @@ class RoleAssignment(_message.Message):
         author: _builtins.str = ...,
         etag: _builtins.str = ...,
         position: _builtins.str = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        defunct: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "create_time", b"create_time", "etag", b"etag", "name", b"name", "position", b"position", "principal", b"principal", "role_definition", b"role_definition", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "create_time", b"create_time", "defunct", b"defunct", "etag", b"etag", "name", b"name", "position", b"position", "principal", b"principal", "regions", b"regions", "role_definition", b"role_definition", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,19 +1,13 @@
-"""Who may do what: granting and revoking. In force at once in this region.
-
-Nobody grants more than they hold at the scope, except Administrators, who may assign
-any role: an Administrator who could only hand on an Administrator's permissions could
-never appoint the first Crypto User.
-"""
+"""Who may do what: granting and revoking. In force at once in this region."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from hsmvault.model.access import ADMINISTRATOR, BUILT_IN, RoleDefinition
+from hsmvault.model.access import ADMINISTRATOR, RoleDefinition
 from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import (
-    AccessDenied,
     AlreadyExists,
     InvalidRequest,
     LastAdministrator,
@@ -21,8 +15,10 @@ from hsmvault.model.errors import (
     NotFound,
 )
 from hsmvault.model.grants import Scope
+from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.names import RoleAssignmentName, RoleDefinitionName
 from hsmvault.vault.checked import Found
+from hsmvault.vault.granting import require_may_grant
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import Clock, Store
 from hsmvault.vault.view import Access, Caller, View
@@ -59,16 +55,30 @@ class AccessKeeper:
         principal: str,
         role_definition: str,
         scope: Scope,
+        regions: Sequence[str] = (),
     ) -> Found[AssignmentRecord]:
-        """Grant a role at a scope. An empty `id_` is chosen by the vault."""
+        """Grant a role at a scope, limited to `regions` by their ids if any are named.
+
+        An empty `id_` is chosen by the vault.
+        """
         require_principal(principal)
-        role = role_of(role_definition)
+        definition = str(RoleDefinitionName.parse(role_definition))
+        limit = tuple(sorted(set(regions)))
         name = str(RoleAssignmentName.parse(f"roleAssignments/{id_}")) if id_ else ""
 
         def decide(view: View) -> Draft[AssignmentRecord]:
-            _require_holds(view.access, request.caller, role, scope)
+            role = role_of(view.access, definition)
+            _require_known(view, limit)
+            require_may_grant(
+                view,
+                request.caller,
+                role.permissions,
+                role=role.title,
+                scope=scope,
+                regions=limit,
+            )
             _require_room(view.access, scope)
-            _require_new(view.access, principal, role, scope)
+            _require_new(view.access, principal, role, scope, limit)
             chosen = name or f"roleAssignments/{self.new_id()}"
             if self.store.state(chosen) is not None:
                 raise AlreadyExists(
@@ -83,6 +93,7 @@ class AccessKeeper:
                 scope=scope.path,
                 create_ms=self.clock(),
                 author=request.caller.principal,
+                regions=limit,
             )
             return Draft((record,), record)
 
@@ -102,9 +113,9 @@ class AccessKeeper:
                 if other.record.name != found.record.name
             ):
                 raise LastAdministrator(
-                    "{name} is the last assignment of Administrator at /; without it "
-                    "nobody could grant anything again. Appoint another one first: "
-                    "hsmvault role assign",
+                    "{name} is the last assignment of Administrator at / in every "
+                    "region; without it nobody could grant anything again. Appoint "
+                    "another one first: hsmvault role assign",
                     name=found.record.name,
                 )
             record = replace(
@@ -122,18 +133,53 @@ class AccessKeeper:
         return found
 
     def list(
-        self, view: View, *, after: str, limit: int, principal: str, scope: str
+        self, view: View, caller: Caller, asked: "Listed", *, after: str, limit: int
     ) -> "list[Found[AssignmentRecord]]":
-        """Assignments in force by name, from beyond `after`; "" means any."""
-        wanted = Scope.parse(scope).path if scope else ""
+        """Assignments by name, from beyond `after`, that the caller may read.
+
+        Each is decided on by itself: who may list those at a key, and asks for what
+        its principals hold above, is not shown what they could not get one by one.
+        """
         names = sorted(name for name in view.access.assignments if name > after)
         matching = (view.access.assignments[name] for name in names)
         return [
             found
             for found in matching
-            if principal in {"", found.record.principal}
-            and wanted in {"", found.record.scope}
+            if asked.includes(found.record)
+            and view.access.permits(
+                caller.principal,
+                caller.permission,
+                found.record.scope,
+                caller.via_region,
+            )
         ][:limit]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Which assignments are asked for."""
+
+    scope: Scope
+    principal: str = ""
+    """Only this one's, at, above and below the scope."""
+    at_scope: bool = False
+    """Those at or above the scope: all that is in force there."""
+    below_scope: bool = False
+    """Those below the scope, too."""
+
+    def includes(self, record: AssignmentRecord) -> bool:
+        """Tell whether an assignment is among them."""
+        if self.principal not in {"", record.principal}:
+            return False
+        above = Scope(record.scope).covers(self.scope.path)
+        below = self.scope.covers(record.scope)
+        if self.at_scope:
+            return above or (self.below_scope and below)
+        # Both mean the whole vault, and are listed together.
+        alike = {record.scope, self.scope.path} <= {"/", "/keys"}
+        if self.principal:
+            return above or below or alike
+        return alike or (below and (above or self.below_scope))
 
 
 def require_principal(principal: str) -> None:
@@ -151,44 +197,42 @@ def require_principal(principal: str) -> None:
         )
 
 
-def role_of(name: str) -> RoleDefinition:
+def role_of(access: Access, name: str) -> RoleDefinition:
     """Return a role definition, or raise InvalidRequest naming those there are."""
-    role = BUILT_IN.get(str(RoleDefinitionName.parse(name)))
+    role = access.definitions.get(name)
     if role is None:
+        known = (f"{r.name} ({r.title})" for r in access.definitions.values())
         raise InvalidRequest(
             "unknown {name}; known are {known}",
             name=name[:100],
-            known=", ".join(f"{r.name} ({r.title})" for r in BUILT_IN.values()),
+            known=", ".join(known),
         )
     return role
 
 
 def _administers(found: Found[AssignmentRecord]) -> bool:
     record = found.record
-    return record.role_definition == ADMINISTRATOR.name and record.scope == "/"
-
-
-def _require_holds(
-    access: Access, caller: Caller, role: RoleDefinition, scope: Scope
-) -> None:
-    if any(
-        a.role_definition == ADMINISTRATOR.name and a.scope.covers(scope.path)
-        for a in access.of(caller.principal)
-    ):
-        return
-    lacking = sorted(
-        p
-        for p in role.permissions
-        if not access.permits(caller.principal, p, scope.path)
+    return (
+        record.role_definition == ADMINISTRATOR.name
+        and record.scope == "/"
+        # One who must be in a certain region is nobody's last resort.
+        and not record.regions
     )
-    if lacking:
-        raise AccessDenied(
-            "{principal} cannot grant {role} at {scope} without holding {lacking} "
-            "there; an Administrator can: hsmvault role assign",
-            principal=caller.principal,
-            role=role.title,
-            scope=scope.path,
-            lacking=", ".join(lacking),
+
+
+def _require_known(view: View, regions: Sequence[str]) -> None:
+    """Raise InvalidRequest unless all of these regions are there."""
+    known = {
+        id_
+        for id_, found in view.regions.items()
+        if found.record.state is not RegionState.PURGED
+    }
+    odd = [region for region in regions if region not in known]
+    if odd:
+        raise InvalidRequest(
+            "there is no region {odd}; an assignment can be limited to {known}",
+            odd=", ".join(odd)[:200],
+            known=", ".join(sorted(known)),
         )
 
 
@@ -208,11 +252,16 @@ def _require_room(access: Access, scope: Scope) -> None:
 
 
 def _require_new(
-    access: Access, principal: str, role: RoleDefinition, scope: Scope
+    access: Access,
+    principal: str,
+    role: RoleDefinition,
+    scope: Scope,
+    regions: Sequence[str],
 ) -> None:
+    wanted = (principal, role.name, tuple(regions))
     for found in access.at(scope):
         record = found.record
-        if (record.principal, record.role_definition) == (principal, role.name):
+        if (record.principal, record.role_definition, record.regions) == wanted:
             raise AlreadyExists(
                 "{principal} is {role} at {scope} already, by {name}",
                 principal=principal,

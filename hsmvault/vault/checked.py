@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from hsmvault.model.access_records import AssignmentRecord
+from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
 from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.log import Kind, Position
@@ -20,6 +20,7 @@ KINDS: dict[type[Record], Kind] = {
     EpochRecord: Kind.EPOCH,
     VaultRecord: Kind.VAULT,
     RegionRecord: Kind.REGION,
+    RoleDefinitionRecord: Kind.ROLE_DEFINITION,
     AssignmentRecord: Kind.ROLE_ASSIGNMENT,
     KeyRecord: Kind.KEY,
     VersionRecord: Kind.KEY_VERSION,

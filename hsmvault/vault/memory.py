@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from hsmvault.model.access_records import AssignmentRecord
+from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
 from hsmvault.model.errors import (
     IntegrityFailure,
     LogCompacted,
@@ -262,13 +262,12 @@ class Memory:
 
     def _follow(self, view: View, tail: Tail) -> None:
         access = view.access
-        if tail.access:
-            assignments = dict(access.assignments)
-            for name, found in self._again(tail.access, AssignmentRecord, view).items():
-                assignments.pop(name, None)
-                if not found.record.removed:
-                    assignments[name] = found
-            access = Access(assignments, index=tail.access_index)
+        if tail.access_index:
+            access = access.after(
+                self._again(tail.access, AssignmentRecord, view),
+                self._again(tail.roles, RoleDefinitionRecord, view),
+                index=tail.access_index,
+            )
         regions = view.regions
         if tail.regions:
             changed = self._again(tail.regions, RegionRecord, view)
@@ -349,6 +348,7 @@ class Memory:
         (vault,) = read([vault_row], VaultRecord)
         regions = read(self._all(Kind.REGION), RegionRecord)
         assignments = read(self._all(Kind.ROLE_ASSIGNMENT), AssignmentRecord)
+        roles = read(self._all(Kind.ROLE_DEFINITION), RoleDefinitionRecord)
         versions = self.ring.clear()
         if versions:
             self.hsm.forget(versions)
@@ -359,10 +359,7 @@ class Memory:
             lineage=lineage,
             regions=MappingProxyType({f.record.id: f for f in regions}),
             regions_index=regions_index,
-            access=Access(
-                {f.record.name: f for f in assignments if not f.record.removed},
-                index=access_index,
-            ),
+            access=Access(assignments, roles, index=access_index, region=self.region),
         )
 
     def _all(self, kind: Kind) -> list[StoredRecord]:

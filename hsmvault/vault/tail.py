@@ -22,6 +22,9 @@ class Tail:
     everything: bool = False
     vault: bool = False
     access: set[str] = field(default_factory=set)
+    """Role assignments."""
+    roles: set[str] = field(default_factory=set)
+    """Role definitions."""
     access_index: int = 0
     regions: set[str] = field(default_factory=set)
     regions_index: int = 0
@@ -40,7 +43,8 @@ class Tail:
         elif entry.kind is Kind.VAULT:
             self.vault = True
         elif entry.kind in ACCESS_KINDS:
-            self.access.add(entry.resource)
+            changed = self.roles if entry.kind is Kind.ROLE_DEFINITION else self.access
+            changed.add(entry.resource)
             self.access_index = index
         elif entry.kind is Kind.REGION:
             self.regions.add(entry.resource)

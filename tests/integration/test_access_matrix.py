@@ -6,7 +6,8 @@ there is one here. **An RPC that you add needs a row in `ROWS`**: what it needs,
 request that changes nothing, and its status for a live, a deleted and an unknown key.
 
 Each role has two holders: one at `/`, and one at single keys. To the latter, one key of
-each kind is `other`: alive, and not theirs.
+each kind is `other`: alive, and not theirs. Beside the built-in roles there are a
+custom one, a custom one that was deleted, and none at all.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from hsmvault.model.access_records import AssignmentRecord
+from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
+from hsmvault.model.record import Record
 from hsmvault.v1.key_service_pb2 import DeleteKeyRequest
 from tests.support.access_matrix import (
     ACTIONS,
@@ -55,6 +57,8 @@ class Holder:
             return True
         if self.at_keys and (not row.of_a_key or state == OTHER):
             return False
+        if self.role == CUSTOM:
+            return CUSTOM_ACTIONS.issuperset(row.needs)
         return all(self.role in ACTIONS[action].split() for action in row.needs)
 
     def expects(self, row: Row, state: str) -> Code:
@@ -63,15 +67,37 @@ class Holder:
         return code if self.may(row, state) else DENIED
 
 
-NOBODY = "nobody"
-HOLDERS = [Holder(role, at) for role in (*ROLES, NOBODY) for at in (False, True)]
+NOBODY, CUSTOM, DEFUNCT = "nobody", "custom", "defunct"
+CUSTOM_ACTIONS = {
+    "keys/read/action",
+    "keys/sign/action",
+    "keys/decrypt/action",
+    "keys/deletedKeys/delete",
+    "roleAssignments/read/action",
+}
+HOLDERS = [
+    Holder(role, at)
+    for role in (*ROLES, CUSTOM, DEFUNCT, NOBODY)
+    for at in (False, True)
+]
 
 
-def _assignments() -> Iterator[AssignmentRecord]:
+def _definition(id_: str, *, removed: bool) -> RoleDefinitionRecord:
+    actions = tuple(sorted(CUSTOM_ACTIONS))
+    name = f"roleDefinitions/{id_}"
+    return RoleDefinitionRecord(
+        name, 1, id_, "", actions, (), actions, 1, 1, "CN=ada", removed
+    )
+
+
+def _records() -> Iterator[Record]:
+    yield _definition(CUSTOM, removed=False)
+    yield _definition(DEFUNCT, removed=True)
     for holder in HOLDERS:
         if holder.role == NOBODY:
             continue
-        definition = f"roleDefinitions/{ROLES[holder.role][1]}"
+        id_ = ROLES[holder.role][1] if holder.role in ROLES else holder.role
+        definition = f"roleDefinitions/{id_}"
         for n, scope in enumerate(holder.scopes):
             name, who = f"roleAssignments/{holder.name}-{n}", f"CN={holder.name}"
             yield AssignmentRecord(name, 1, who, definition, scope, 1, "CN=ada")
@@ -80,7 +106,7 @@ def _assignments() -> Iterator[AssignmentRecord]:
 @pytest.fixture(scope="module")
 def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("north")
-    with served(directory, records=genesis(*_assignments())) as one:
+    with served(directory, records=genesis(*_records())) as one:
         for id_, kind in KINDS.items():
             for state in (OWN, OTHER, DELETED):
                 make_key(one, f"{id_}-{state}", kind)

@@ -218,10 +218,12 @@ def test_assignments_are_listed_by_principal_by_scope_and_by_page(
         return [(a.principal, a.scope) for a in answer.role_assignments]
 
     first = north.tom.access.ListRoleAssignments(
-        pb.ListRoleAssignmentsRequest(page_size=4)
+        pb.ListRoleAssignmentsRequest(page_size=4, below_scope=True)
     )
     rest = north.tom.access.ListRoleAssignments(
-        pb.ListRoleAssignmentsRequest(page_token=first.next_page_token)
+        pb.ListRoleAssignmentsRequest(
+            below_scope=True, page_token=first.next_page_token
+        )
     )
     assert sorted(listed(principal="CN=uma")) == [
         ("CN=uma", "/"),

@@ -288,6 +288,31 @@ def test_the_vaults_settings_are_shown_and_changed(admin: Typed, alice: Typed) -
     assert alice("vault", "show").code == 5
 
 
+def test_a_role_of_ones_own_is_defined_assigned_changed_and_deleted(
+    admin: Typed, vault: LiveVault
+) -> None:
+    carol = typed_as(vault, "carol")
+    made = admin(
+        "role", "define", "Reader", "--action", "keys/read/action", "--output", "json"
+    )
+    assert made.code == 0, made.err
+    assert admin("role", "show", "reader").text.count("keys/read/action") == 2
+    limited = ("--scope", "/", "--region", "north")
+    assert admin("role", "assign", "CN=carol", "Reader", *limited).code == 0
+    assert carol("key", "list").code == 0
+    assert "yes  keys/read/action" in carol("role", "test").text
+    assert "no   keys/sign/action" in carol("role", "test", "keys/sign/action").text
+
+    changed = admin("role", "redefine", "Reader", "--action", "rng/action")
+    assert changed.code == 0, changed.err
+    assert carol("key", "list").code == 5
+    assert admin("role", "undefine", "Reader").code == 0
+    left = admin("role", "list", "--principal", "CN=carol")
+    assert "(deleted)" in left.text
+    assert "north" in left.text
+    assert admin("role", "undefine", "Crypto User").code != 0
+
+
 def test_an_unknown_role_is_answered_with_the_known_ones(admin: Typed) -> None:
     refused = admin("role", "assign", "CN=bob", "Emperor")
 

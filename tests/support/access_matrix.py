@@ -32,6 +32,7 @@ from hsmvault.v1.resources_pb2 import (
     KeyVersion,
     Region,
     RoleAssignment,
+    RoleDefinition,
     Vault,
 )
 from tests.support.served import region
@@ -333,9 +334,32 @@ _CRYPTO: Final = {
         "rng/action", crypto.GetRandomBytesRequest(count=16), OK, "/keys"
     ),
 }
+_BUILT_IN: Final = f"roleDefinitions/{ROLES['CU'][1]}"
 _ACCESS: Final = {
+    "GetRoleDefinition": _whole(
+        "roleDefinitions/read/action",
+        access.GetRoleDefinitionRequest(name=_BUILT_IN),
+        OK,
+    ),
     "ListRoleDefinitions": _whole(
         "roleDefinitions/read/action", access.ListRoleDefinitionsRequest(), OK
+    ),
+    "CreateRoleDefinition": _whole(
+        "roleDefinitions/write/action",
+        access.CreateRoleDefinitionRequest(role_definition=RoleDefinition(title="?")),
+        INVALID,
+    ),
+    "UpdateRoleDefinition": _whole(
+        "roleDefinitions/write/action",
+        access.UpdateRoleDefinitionRequest(
+            role_definition=RoleDefinition(name=_BUILT_IN, title="Mine")
+        ),
+        STATE,
+    ),
+    "DeleteRoleDefinition": _whole(
+        "roleDefinitions/delete/action",
+        access.DeleteRoleDefinitionRequest(name=_BUILT_IN),
+        STATE,
     ),
     "GetRoleAssignment": _whole(
         "roleAssignments/read/action",
@@ -355,6 +379,11 @@ _ACCESS: Final = {
         "roleAssignments/delete/action",
         access.DeleteRoleAssignmentRequest(name="roleAssignments/ada", etag="old"),
         STALE,
+    ),
+    "TestPermissions": _whole(
+        EVERYBODY,
+        access.TestPermissionsRequest(scope="/", permissions=["keys/read/action"]),
+        OK,
     ),
 }
 _REGIONS: Final = {

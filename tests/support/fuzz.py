@@ -25,7 +25,7 @@ NAMES: Final = (
     "keys/e\u0441",
     "keys/\u202ece",
     "roleDefinitions/21dbd100-6940-42c2-9190-5d6cb909625b",
-    "roleAssignments/uma",
+    "roleAssignments/tom",
     "regions/north",
     "/keys",
     "/",

@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from hsmvault.model.access import BUILT_IN
-from hsmvault.model.access_records import AssignmentRecord
+from hsmvault.model.access import BUILT_IN, Permission
+from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
 from hsmvault.model.algorithms import (
     CURVE_BITS,
     SIZES,
@@ -105,6 +105,21 @@ _tombstones = st.builds(
     versions=st.lists(version_ids, max_size=3).map(tuple),
     purge_ms=times,
 )
+_actions = st.lists(st.sampled_from([*Permission, "keys/*"]), max_size=4).map(tuple)
+_definitions = st.builds(
+    RoleDefinitionRecord,
+    name=ids.map(lambda i: f"roleDefinitions/{i}"),
+    revision=revisions,
+    title=text,
+    description=text,
+    data_actions=_actions,
+    not_data_actions=_actions,
+    permissions=_actions,
+    create_ms=times,
+    update_ms=times,
+    author=text,
+    removed=st.booleans(),
+)
 _assignments = st.builds(
     AssignmentRecord,
     name=ids.map(lambda i: f"roleAssignments/{i}"),
@@ -115,6 +130,7 @@ _assignments = st.builds(
     create_ms=times,
     author=text,
     removed=st.booleans(),
+    regions=st.lists(region_ids, max_size=3).map(tuple),
 )
 _regions = st.builds(
     RegionRecord,
@@ -166,6 +182,7 @@ RECORDS: dict[Kind, st.SearchStrategy[Record]] = {
     Kind.EPOCH: _epochs,
     Kind.VAULT: _vaults,
     Kind.REGION: _regions,
+    Kind.ROLE_DEFINITION: _definitions,
     Kind.ROLE_ASSIGNMENT: _assignments,
     Kind.KEY: _keys,
     Kind.KEY_VERSION: _versions,

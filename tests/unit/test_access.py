@@ -183,7 +183,7 @@ def test_without_an_assignment_nothing_is_allowed(
     principal: str, permission: Permission, scope: Scope
 ) -> None:
     granted = allowed(
-        [], principal=principal, permission=permission, resource=scope.path
+        [], BUILT_IN, principal=principal, permission=permission, resource=scope.path
     )
 
     assert granted == (permission in FOR_EVERYONE)
@@ -194,14 +194,18 @@ def test_every_grant_can_be_traced_to_one_assignment(
     held: list[RoleAssignment], principal: str, permission: Permission, scope: Scope
 ) -> None:
     granted = allowed(
-        held, principal=principal, permission=permission, resource=scope.path
+        held,
+        BUILT_IN,
+        principal=principal,
+        permission=permission,
+        resource=scope.path,
     )
 
     reasons = [
         a
         for a in held
         if a.principal == principal
-        and permission in permissions_of(a)
+        and permission in permissions_of(a, BUILT_IN)
         and a.scope.covers(scope.path)
     ]
     assert granted == (bool(reasons) or permission in FOR_EVERYONE)
@@ -213,10 +217,15 @@ def test_another_assignment_never_takes_anything_away(
 ) -> None:
     for permission in Permission:
         before = allowed(
-            held, principal=principal, permission=permission, resource=scope.path
+            held,
+            BUILT_IN,
+            principal=principal,
+            permission=permission,
+            resource=scope.path,
         )
         after = allowed(
             [*held, more],
+            BUILT_IN,
             principal=principal,
             permission=permission,
             resource=scope.path,
@@ -230,4 +239,4 @@ def test_an_assignment_of_an_unknown_role_grants_nothing() -> None:
         "roleAssignments/1", "CN=alice", "roleDefinitions/gone", Scope("/")
     )
 
-    assert permissions_of(defunct) == frozenset()
+    assert permissions_of(defunct, BUILT_IN) == frozenset()

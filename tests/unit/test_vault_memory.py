@@ -199,7 +199,13 @@ def test_starting_reads_no_key(world: World) -> None:
     world.memory(hooked).refresh()
 
     read = {args[0] for name, args in hooked.called if name in {"states", "state"}}
-    assert read == {"vault", Kind.EPOCH, Kind.REGION, Kind.ROLE_ASSIGNMENT}
+    assert read == {
+        "vault",
+        Kind.EPOCH,
+        Kind.REGION,
+        Kind.ROLE_DEFINITION,
+        Kind.ROLE_ASSIGNMENT,
+    }
 
 
 def test_assignments_and_regions_follow_the_log(world: World) -> None:
