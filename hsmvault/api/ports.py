@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hsmvault.model.log import Position
+from hsmvault.model.orders import Terms
 from hsmvault.regions.ports import Executed
 from hsmvault.vault.ports import Awaited, PartitionState, RemovalOrder, ReplicationState
 
@@ -39,10 +40,12 @@ class Manager(Protocol):
     def replication(self) -> ReplicationState:
         """What the manager knows about its links."""
 
-    def add_region(self, record: bytes, *, principal: str) -> Executed:
+    def add_region(self, record: bytes, *, principal: str, terms: Terms) -> Executed:
         """Start adding a region. `response` is the RegionRecord that was logged."""
 
-    def remove_region(self, order: RemovalOrder, *, principal: str) -> Executed:
+    def remove_region(
+        self, order: RemovalOrder, *, principal: str, terms: Terms
+    ) -> Executed:
         """Start removing a region. `response` is the RegionRecord that was logged."""
 
 

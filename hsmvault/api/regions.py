@@ -1,11 +1,12 @@
 """RegionService: regions, and how far each has come. Parse, call, convert."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
 from hsmvault.api import convert, identity
-from hsmvault.api.dispatch import WAIT_SECONDS, WAIT_SECONDS_MAX, Call
+from hsmvault.api.dispatch import WAIT_SECONDS, WAIT_SECONDS_MAX, Call, requested
 from hsmvault.api.forwarding import accepted
 from hsmvault.api.ports import Manager, Partitions
 from hsmvault.model.errors import (
@@ -18,6 +19,7 @@ from hsmvault.model.errors import (
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Position
 from hsmvault.model.names import RegionName
+from hsmvault.model.orders import Terms
 from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.card import Card
 from hsmvault.regions.ports import Executed
@@ -48,7 +50,9 @@ class RegionServicer:
                 "{name} read out the one in its card.json, and take the card again",
                 name=record.name,
             )
-        done = self.manager.add_region(record.to_bytes(), principal=call.principal)
+        done = self.manager.add_region(
+            record.to_bytes(), principal=call.principal, terms=_terms(request, call)
+        )
         return _logged(done)
 
     def remove_region(self, request: pb.RemoveRegionRequest, call: Call) -> Region:
@@ -80,6 +84,7 @@ class RegionServicer:
                 order.signature,
             ),
             principal=call.principal,
+            terms=_terms(request, call),
         )
         return _logged(done)
 
@@ -154,6 +159,16 @@ class RegionServicer:
             position=view.served,
             primary_reachable=reachable,
         )
+
+
+def _terms(request: Any, call: Call) -> Terms:
+    asked = requested(request, call)
+    return Terms(
+        asked.method,
+        asked.request_id,
+        asked.digest,
+        validate_only=asked.validate_only,
+    )
 
 
 def _logged(done: Executed) -> Region:

@@ -199,14 +199,14 @@ ADD_REGION: Final = _method(
     "RegionService/AddRegion",
     regions.AddRegionRequest,
     resources.Region,
-    Repeat.NEVER,
+    _ID,
     PATIENT,
 )
 REMOVE_REGION: Final = _method(
     "RegionService/RemoveRegion",
     regions.RemoveRegionRequest,
     resources.Region,
-    Repeat.NEVER,
+    _ID,
     PATIENT,
 )
 LIST_REGIONS: Final = _method(

@@ -7,7 +7,7 @@ from typing import Final, Unpack
 from google.protobuf.duration_pb2 import Duration
 
 from hsmvault.client import methods
-from hsmvault.client.caller import Caller, Options
+from hsmvault.client.caller import Caller, Options, WriteOptions
 from hsmvault.model.errors import RegionNotReady
 from hsmvault.v1 import region_service_pb2 as messages
 from hsmvault.v1.resources_pb2 import Region
@@ -36,7 +36,9 @@ class Regions:
         answer = self._caller.call(methods.LIST_REGIONS, request, **options)
         return list(answer.regions)
 
-    def add(self, card: Region, fingerprint: str, **options: Unpack[Options]) -> Region:
+    def add(
+        self, card: Region, fingerprint: str, **options: Unpack[WriteOptions]
+    ) -> Region:
         """Start adding a region, described by its card; `watch` follows it."""
         request = messages.AddRegionRequest(region=card, fingerprint=fingerprint)
         return self._caller.call(methods.ADD_REGION, request, **options)
@@ -47,7 +49,7 @@ class Regions:
         authorization: messages.RemoveRegionRequest.Authorization,
         *,
         force: bool = False,
-        **options: Unpack[Options],
+        **options: Unpack[WriteOptions],
     ) -> Region:
         """Start removing an extended region, on an administrator's signature."""
         request = messages.RemoveRegionRequest(

@@ -7,6 +7,7 @@ from hsmvault.local.status import raised
 from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
 from hsmvault.model.log import Position
+from hsmvault.model.orders import Terms
 from hsmvault.regions.layout import Layout
 from hsmvault.regions.ports import Executed
 from hsmvault.vault.ports import Awaited, FollowerState, RemovalOrder, ReplicationState
@@ -85,23 +86,24 @@ class ManagerClient:
             reply = self._stub.AwaitWatermark(message, timeout=seconds + _GRACE_SECONDS)
         return Awaited(reply.reached, tuple(reply.behind))
 
-    def add_region(self, record: bytes, *, principal: str) -> Executed:
+    def add_region(self, record: bytes, *, principal: str, terms: Terms) -> Executed:
         """Start adding the region of a RegionRecord; the record as logged."""
-        message = pb.RegionChange(record=record, principal=principal)
+        message = _change(principal, terms)
+        message.record = record
         with raised(_WHO):
             reply = self._stub.AddRegion(message, timeout=_CHANGE_SECONDS)
         return Executed(reply.record, b"", reply.position)
 
-    def remove_region(self, order: RemovalOrder, *, principal: str) -> Executed:
+    def remove_region(
+        self, order: RemovalOrder, *, principal: str, terms: Terms
+    ) -> Executed:
         """Start removing a region; its record as logged."""
-        message = pb.RegionChange(
-            region=order.region,
-            force=order.force,
-            principal=principal,
-            order_time_ms=order.time_ms,
-            order_certificate=order.certificate,
-            order_signature=order.signature,
-        )
+        message = _change(principal, terms)
+        message.region = order.region
+        message.force = order.force
+        message.order_time_ms = order.time_ms
+        message.order_certificate = order.certificate
+        message.order_signature = order.signature
         with raised(_WHO):
             reply = self._stub.RemoveRegion(message, timeout=_CHANGE_SECONDS)
         return Executed(reply.record, b"", reply.position)
@@ -109,3 +111,13 @@ class ManagerClient:
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
+
+
+def _change(principal: str, terms: Terms) -> pb.RegionChange:
+    return pb.RegionChange(
+        principal=principal,
+        method=terms.method,
+        request_id=terms.request_id,
+        request_digest=terms.digest,
+        validate_only=terms.validate_only,
+    )

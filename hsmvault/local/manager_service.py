@@ -12,7 +12,7 @@ from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
 from hsmvault.model.errors import VaultError
 from hsmvault.model.log import Position
-from hsmvault.model.orders import RemovalOrder
+from hsmvault.model.orders import RemovalOrder, Terms
 from hsmvault.regions.ports import ManagerDuties
 from hsmvault.vault.ports import FollowerState
 
@@ -69,7 +69,9 @@ class ManagerService(pb_grpc.ManagerWorkServicer):
     ) -> pb.RegionChanged:
         with told(context):
             record, position = self._duties.add_region(
-                request.record, principal=request.principal
+                request.record,
+                principal=request.principal,
+                terms=_terms(request),
             )
         return pb.RegionChanged(record=record, position=str(position))
 
@@ -84,7 +86,10 @@ class ManagerService(pb_grpc.ManagerWorkServicer):
         )
         with told(context):
             record, position = self._duties.remove_region(
-                order, force=request.force, principal=request.principal
+                order,
+                force=request.force,
+                principal=request.principal,
+                terms=_terms(request),
             )
         return pb.RegionChanged(record=record, position=str(position))
 
@@ -96,6 +101,15 @@ class ManagerService(pb_grpc.ManagerWorkServicer):
             yield from self._officers.attached(request_iterator, context.is_active)
         except VaultError as error:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, packed(error).message)
+
+
+def _terms(change: pb.RegionChange) -> Terms:
+    return Terms(
+        change.method,
+        change.request_id,
+        change.request_digest,
+        validate_only=change.validate_only,
+    )
 
 
 def _follower(state: FollowerState) -> pb.ReplicationReply.Follower:

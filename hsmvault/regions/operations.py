@@ -18,7 +18,7 @@ from hsmvault.model.errors import (
 )
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Position
-from hsmvault.model.orders import RemovalOrder
+from hsmvault.model.orders import RemovalOrder, Terms
 from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.add import IN_FLIGHT, addable, unfit
 from hsmvault.regions.alarms import Alarms
@@ -111,9 +111,14 @@ class Operations:
 
     # --- what operators ask --------------------------------------------------
 
-    def add(self, asked: RegionRecord) -> tuple[RegionRecord, Position]:
+    def add(
+        self, asked: RegionRecord, *, principal: str, terms: Terms
+    ) -> tuple[RegionRecord, Position]:
         """Log a region to be added, if it may be; the rest follows by itself."""
         self._require_primary()
+        repeated = self._registry.repeated(principal, terms)
+        if repeated is not None:
+            return repeated
         index = self._registry.index()
         vault = self._registry.vault()
         assert vault is not None
@@ -124,18 +129,28 @@ class Operations:
             own=self._own,
             now_ms=self._clock(),
         )
-        position = self._registry.save(record, regions_index=index)
+        if terms.validate_only:
+            return record, self._registry.position()
+        position = self._registry.save(
+            record,
+            regions_index=index,
+            request=terms.mark(principal, record.to_bytes()),
+        )
         self._forget_progress(record.id)
         self._peers.trust_changed()
         self._wake.set()
         return record, position
 
     def remove(
-        self, order: RemovalOrder, *, force: bool, principal: str
+        self, order: RemovalOrder, *, force: bool, principal: str, terms: Terms
     ) -> tuple[RegionRecord, Position]:
         """Log that a region is being removed; the rest follows by itself."""
         self._require_primary()
-        record, position = self._removal.begin(order, force=force, principal=principal)
+        record, position = self._removal.begin(
+            order, force=force, principal=principal, terms=terms
+        )
+        if terms.validate_only:
+            return record, position
         self._interrupt.set()
         self._wake.set()
         return record, position

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hsmvault.model.log import Entry, Head, Kind, Position
-from hsmvault.model.orders import RemovalOrder
+from hsmvault.model.orders import RemovalOrder, Terms
 from hsmvault.model.stored import StoredRecord, WrappedKey
 from hsmvault.model.vault_records import EpochRecord
 from hsmvault.store.lines import RequestAt, SnapshotItem
@@ -243,10 +243,12 @@ class ManagerDuties(Protocol):
     ) -> tuple[bool, list[str]]:
         """Wait until so many regions (-1: all) have it; who is behind at the end."""
 
-    def add_region(self, record: bytes, *, principal: str) -> tuple[bytes, Position]:
+    def add_region(
+        self, record: bytes, *, principal: str, terms: Terms
+    ) -> tuple[bytes, Position]:
         """Start adding the region of a RegionRecord; the record as logged."""
 
     def remove_region(
-        self, order: RemovalOrder, *, force: bool, principal: str
+        self, order: RemovalOrder, *, force: bool, principal: str, terms: Terms
     ) -> tuple[bytes, Position]:
         """Start removing a region; its record as logged."""

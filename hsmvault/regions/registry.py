@@ -3,18 +3,20 @@
 import dataclasses
 import hmac
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from hsmvault.model.errors import (
     ChangedMeanwhile,
     IntegrityFailure,
+    InvalidRequest,
     NotFound,
     NotPrimary,
     WrongState,
 )
 from hsmvault.model.lifecycle import RECEIVING, REGION_NEXT, RegionState
-from hsmvault.model.log import Kind, Position
+from hsmvault.model.log import Kind, Position, RequestMark
+from hsmvault.model.orders import Terms
 from hsmvault.model.record import Record
 from hsmvault.model.stored import StoredRecord
 from hsmvault.model.vault_records import RegionRecord, VaultRecord
@@ -27,6 +29,10 @@ _CHECKED_MAX: Final = 4096
 
 _ATTEMPTS: Final = 5
 """How often a change is decided again when another write came first."""
+
+
+def _unmarked(_record: RegionRecord) -> None:
+    """Nobody asked for it: there is nothing to repeat."""
 
 
 class Registry:
@@ -109,8 +115,39 @@ class Registry:
         (mac,) = self._workers.mac([stored.statement(self.vault_id)])
         return Change(dataclasses.replace(stored, mac=mac))
 
+    def position(self) -> Position:
+        """Where this region's log ends."""
+        head = self.store.head()
+        if head is None:
+            raise NotPrimary("this region has no log yet")
+        return head.position
+
+    def repeated(
+        self, principal: str, terms: Terms
+    ) -> tuple[RegionRecord, Position] | None:
+        """What the same request was answered before; None: it was not asked yet.
+
+        Raises InvalidRequest when its id was used for another request.
+        """
+        if not terms.request_id or terms.validate_only:
+            return None
+        mark = self.store.request(principal, terms.method, terms.request_id)
+        if mark is None:
+            return None
+        if mark.digest != terms.digest:
+            raise InvalidRequest(
+                "request_id {request_id!r} was used for another request; choose a "
+                "new one",
+                request_id=terms.request_id,
+            )
+        return RegionRecord.from_bytes(mark.answer), self.position()
+
     def commit(
-        self, changes: Sequence[Change], *, regions_index: int | None = None
+        self,
+        changes: Sequence[Change],
+        *,
+        regions_index: int | None = None,
+        request: RequestMark | None = None,
     ) -> Position:
         """Append, as the primary of the present epoch."""
         epoch = self.store.epoch()
@@ -120,14 +157,19 @@ class Registry:
             changes,
             expect=Expect(epoch, regions_index=regions_index),
             time_ms=self._clock(),
+            request=request,
         )
 
     def save(
-        self, record: RegionRecord, *, regions_index: int | None = None
+        self,
+        record: RegionRecord,
+        *,
+        regions_index: int | None = None,
+        request: RequestMark | None = None,
     ) -> Position:
         """Append a region's record; its revision must be the next one."""
         change = self.change(Kind.REGION, record, revision=record.revision)
-        position = self.commit([change], regions_index=regions_index)
+        position = self.commit([change], regions_index=regions_index, request=request)
         report(
             Event.REGION_STATE_CHANGED,
             subject=record.id,
@@ -138,7 +180,12 @@ class Registry:
         return position
 
     def move(
-        self, region: str, state: RegionState, *, problem: str = ""
+        self,
+        region: str,
+        state: RegionState,
+        *,
+        problem: str = "",
+        request: Callable[[RegionRecord], RequestMark | None] = _unmarked,
     ) -> tuple[RegionRecord, Position | None]:
         """Take a region to a state (or set what it waits for); no entry if it is so.
 
@@ -165,7 +212,7 @@ class Registry:
                 update_ms=self._clock(),
             )
             try:
-                return moved, self.save(moved)
+                return moved, self.save(moved, request=request(moved))
             except ChangedMeanwhile:
                 continue
         raise ChangedMeanwhile("regions/{region} keeps changing", region=region)

@@ -16,7 +16,7 @@ from hsmvault.model.errors import (
 )
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import GENESIS, Head, Position
-from hsmvault.model.orders import ORDER_MS, RemovalOrder
+from hsmvault.model.orders import ORDER_MS, RemovalOrder, Terms
 from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.add import IN_FLIGHT
 from hsmvault.regions.heads import HeadSigner
@@ -51,9 +51,12 @@ class Removal:
         self._forgotten = forgotten
 
     def begin(
-        self, order: RemovalOrder, *, force: bool, principal: str
+        self, order: RemovalOrder, *, force: bool, principal: str, terms: Terms
     ) -> tuple[RegionRecord, Position]:
         """Log that the region is being removed, or renew the order if it is already."""
+        repeated = self._registry.repeated(principal, terms)
+        if repeated is not None:
+            return repeated
         record = self._removable(order.region)
         signer = require_administrator(order, self._registry, now_ms=self._clock())
         if signer != principal:
@@ -62,16 +65,18 @@ class Removal:
                 signer=signer,
                 principal=principal,
             )
+        if terms.validate_only:
+            return record, self._registry.position()
         self._keep(order, force=force)
         if record.state is RegionState.PREPROVISIONING:
             # It has nothing of ours yet; its life has no other way out.
             self._registry.move(record.id, RegionState.FAILED, problem="removed")
-        moved, position = self._registry.move(record.id, RegionState.DELETING)
-        if position is None:
-            head = self._store.head()
-            assert head is not None
-            position = head.position
-        return moved, position
+        moved, position = self._registry.move(
+            record.id,
+            RegionState.DELETING,
+            request=lambda moved: terms.mark(principal, moved.to_bytes()),
+        )
+        return moved, position or self._registry.position()
 
     def step(self, region: str) -> str:
         """Do what can be done now; what it waits for, or empty once it is purged."""

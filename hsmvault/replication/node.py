@@ -15,7 +15,7 @@ import grpc
 from hsmvault.model.errors import InvalidRequest, VaultError
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Position
-from hsmvault.model.orders import RemovalOrder
+from hsmvault.model.orders import PLAIN, RemovalOrder, Terms
 from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.alarms import Alarms
 from hsmvault.regions.caught_up import CaughtUp
@@ -267,18 +267,26 @@ class Node:
             timeout=timeout,
         )
 
-    def add_region(self, record: bytes, *, principal: str) -> tuple[bytes, Position]:
+    def add_region(
+        self, record: bytes, *, principal: str, terms: Terms = PLAIN
+    ) -> tuple[bytes, Position]:
         """Start adding the region of a RegionRecord; the record as logged."""
-        del principal  # who asked was authorised, and is audited, where they asked
-        added, position = self._operations.add(RegionRecord.from_bytes(record))
+        added, position = self._operations.add(
+            RegionRecord.from_bytes(record), principal=principal, terms=terms
+        )
         return added.to_bytes(), position
 
     def remove_region(
-        self, order: RemovalOrder, *, force: bool, principal: str
+        self,
+        order: RemovalOrder,
+        *,
+        force: bool,
+        principal: str,
+        terms: Terms = PLAIN,
     ) -> tuple[bytes, Position]:
         """Start removing a region; its record as logged."""
         removed, position = self._operations.remove(
-            order, force=force, principal=principal
+            order, force=force, principal=principal, terms=terms
         )
         return removed.to_bytes(), position
 

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from hsmvault.v1 import resources_pb2 as hsmvault_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hsmvault/v1/region_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bhsmvault/v1/resources.proto\"X\n\x10\x41\x64\x64RegionRequest\x12)\n\x06region\x18\x01 \x01(\x0b\x32\x13.hsmvault.v1.RegionB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x66ingerprint\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"\xe8\x01\n\x13RemoveRegionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12K\n\rauthorization\x18\x03 \x01(\x0b\x32..hsmvault.v1.RemoveRegionRequest.AuthorizationB\x04\xe2\x41\x01\x02\x1a\x61\n\rAuthorization\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\")\n\x12ListRegionsRequest\x12\x13\n\x0bshow_purged\x18\x01 \x01(\x08\";\n\x13ListRegionsResponse\x12$\n\x07regions\x18\x01 \x03(\x0b\x32\x13.hsmvault.v1.Region\"\x1d\n\x1bGetReplicationStatusRequest\"\xbc\x04\n\x11ReplicationStatus\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\t\x12<\n\x07regions\x18\x03 \x03(\x0b\x32+.hsmvault.v1.ReplicationStatus.RegionStatus\x12\x0e\n\x06\x61larms\x18\x04 \x03(\t\x12\x42\n\npartitions\x18\x05 \x03(\x0b\x32..hsmvault.v1.ReplicationStatus.PartitionStatus\x1a\x9c\x02\n\x0cRegionStatus\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x0f\n\x07primary\x18\x02 \x01(\x08\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.hsmvault.v1.Region.State\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x11\n\twatermark\x18\x05 \x01(\t\x12\x13\n\x0blag_entries\x18\x06 \x01(\x03\x12&\n\x03lag\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0elast_sync_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11migration_percent\x18\t \x01(\x05\x12\x0f\n\x07summary\x18\n \x01(\t\x1aT\n\x0fPartitionStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07serving\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x11\n\topen_keys\x18\x04 \x01(\x05\"\\\n\x16WaitForPositionRequest\x12\x16\n\x08position\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"+\n\x17WaitForPositionResponse\x12\x10\n\x08position\x18\x01 \x01(\t\"\x14\n\x12GetTopologyRequest\"\x7f\n\x08Topology\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12$\n\x07regions\x18\x03 \x03(\x0b\x32\x13.hsmvault.v1.Region\x12\x10\n\x08position\x18\x04 \x01(\t\x12\x19\n\x11primary_reachable\x18\x05 \x01(\x08\x32\xf0\x03\n\rRegionService\x12?\n\tAddRegion\x12\x1d.hsmvault.v1.AddRegionRequest\x1a\x13.hsmvault.v1.Region\x12\x45\n\x0cRemoveRegion\x12 .hsmvault.v1.RemoveRegionRequest\x1a\x13.hsmvault.v1.Region\x12P\n\x0bListRegions\x12\x1f.hsmvault.v1.ListRegionsRequest\x1a .hsmvault.v1.ListRegionsResponse\x12`\n\x14GetReplicationStatus\x12(.hsmvault.v1.GetReplicationStatusRequest\x1a\x1e.hsmvault.v1.ReplicationStatus\x12\\\n\x0fWaitForPosition\x12#.hsmvault.v1.WaitForPositionRequest\x1a$.hsmvault.v1.WaitForPositionResponse\x12\x45\n\x0bGetTopology\x12\x1f.hsmvault.v1.GetTopologyRequest\x1a\x15.hsmvault.v1.Topologyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hsmvault/v1/region_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bhsmvault/v1/resources.proto\"\x83\x01\n\x10\x41\x64\x64RegionRequest\x12)\n\x06region\x18\x01 \x01(\x0b\x32\x13.hsmvault.v1.RegionB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x66ingerprint\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x93\x02\n\x13RemoveRegionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12K\n\rauthorization\x18\x03 \x01(\x0b\x32..hsmvault.v1.RemoveRegionRequest.AuthorizationB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\x1a\x61\n\rAuthorization\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\")\n\x12ListRegionsRequest\x12\x13\n\x0bshow_purged\x18\x01 \x01(\x08\";\n\x13ListRegionsResponse\x12$\n\x07regions\x18\x01 \x03(\x0b\x32\x13.hsmvault.v1.Region\"\x1d\n\x1bGetReplicationStatusRequest\"\xbc\x04\n\x11ReplicationStatus\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\t\x12<\n\x07regions\x18\x03 \x03(\x0b\x32+.hsmvault.v1.ReplicationStatus.RegionStatus\x12\x0e\n\x06\x61larms\x18\x04 \x03(\t\x12\x42\n\npartitions\x18\x05 \x03(\x0b\x32..hsmvault.v1.ReplicationStatus.PartitionStatus\x1a\x9c\x02\n\x0cRegionStatus\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x0f\n\x07primary\x18\x02 \x01(\x08\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.hsmvault.v1.Region.State\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x11\n\twatermark\x18\x05 \x01(\t\x12\x13\n\x0blag_entries\x18\x06 \x01(\x03\x12&\n\x03lag\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0elast_sync_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11migration_percent\x18\t \x01(\x05\x12\x0f\n\x07summary\x18\n \x01(\t\x1aT\n\x0fPartitionStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07serving\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x11\n\topen_keys\x18\x04 \x01(\x05\"\\\n\x16WaitForPositionRequest\x12\x16\n\x08position\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"+\n\x17WaitForPositionResponse\x12\x10\n\x08position\x18\x01 \x01(\t\"\x14\n\x12GetTopologyRequest\"\x7f\n\x08Topology\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12$\n\x07regions\x18\x03 \x03(\x0b\x32\x13.hsmvault.v1.Region\x12\x10\n\x08position\x18\x04 \x01(\t\x12\x19\n\x11primary_reachable\x18\x05 \x01(\x08\x32\xf0\x03\n\rRegionService\x12?\n\tAddRegion\x12\x1d.hsmvault.v1.AddRegionRequest\x1a\x13.hsmvault.v1.Region\x12\x45\n\x0cRemoveRegion\x12 .hsmvault.v1.RemoveRegionRequest\x1a\x13.hsmvault.v1.Region\x12P\n\x0bListRegions\x12\x1f.hsmvault.v1.ListRegionsRequest\x1a .hsmvault.v1.ListRegionsResponse\x12`\n\x14GetReplicationStatus\x12(.hsmvault.v1.GetReplicationStatusRequest\x1a\x1e.hsmvault.v1.ReplicationStatus\x12\\\n\x0fWaitForPosition\x12#.hsmvault.v1.WaitForPositionRequest\x1a$.hsmvault.v1.WaitForPositionResponse\x12\x45\n\x0bGetTopology\x12\x1f.hsmvault.v1.GetTopologyRequest\x1a\x15.hsmvault.v1.Topologyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,32 +45,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REMOVEREGIONREQUEST'].fields_by_name['authorization']._serialized_options = b'\342A\001\002'
   _globals['_WAITFORPOSITIONREQUEST'].fields_by_name['position']._loaded_options = None
   _globals['_WAITFORPOSITIONREQUEST'].fields_by_name['position']._serialized_options = b'\342A\001\002'
-  _globals['_ADDREGIONREQUEST']._serialized_start=176
-  _globals['_ADDREGIONREQUEST']._serialized_end=264
-  _globals['_REMOVEREGIONREQUEST']._serialized_start=267
-  _globals['_REMOVEREGIONREQUEST']._serialized_end=499
-  _globals['_REMOVEREGIONREQUEST_AUTHORIZATION']._serialized_start=402
-  _globals['_REMOVEREGIONREQUEST_AUTHORIZATION']._serialized_end=499
-  _globals['_LISTREGIONSREQUEST']._serialized_start=501
-  _globals['_LISTREGIONSREQUEST']._serialized_end=542
-  _globals['_LISTREGIONSRESPONSE']._serialized_start=544
-  _globals['_LISTREGIONSRESPONSE']._serialized_end=603
-  _globals['_GETREPLICATIONSTATUSREQUEST']._serialized_start=605
-  _globals['_GETREPLICATIONSTATUSREQUEST']._serialized_end=634
-  _globals['_REPLICATIONSTATUS']._serialized_start=637
-  _globals['_REPLICATIONSTATUS']._serialized_end=1209
-  _globals['_REPLICATIONSTATUS_REGIONSTATUS']._serialized_start=839
-  _globals['_REPLICATIONSTATUS_REGIONSTATUS']._serialized_end=1123
-  _globals['_REPLICATIONSTATUS_PARTITIONSTATUS']._serialized_start=1125
-  _globals['_REPLICATIONSTATUS_PARTITIONSTATUS']._serialized_end=1209
-  _globals['_WAITFORPOSITIONREQUEST']._serialized_start=1211
-  _globals['_WAITFORPOSITIONREQUEST']._serialized_end=1303
-  _globals['_WAITFORPOSITIONRESPONSE']._serialized_start=1305
-  _globals['_WAITFORPOSITIONRESPONSE']._serialized_end=1348
-  _globals['_GETTOPOLOGYREQUEST']._serialized_start=1350
-  _globals['_GETTOPOLOGYREQUEST']._serialized_end=1370
-  _globals['_TOPOLOGY']._serialized_start=1372
-  _globals['_TOPOLOGY']._serialized_end=1499
-  _globals['_REGIONSERVICE']._serialized_start=1502
-  _globals['_REGIONSERVICE']._serialized_end=1998
+  _globals['_ADDREGIONREQUEST']._serialized_start=177
+  _globals['_ADDREGIONREQUEST']._serialized_end=308
+  _globals['_REMOVEREGIONREQUEST']._serialized_start=311
+  _globals['_REMOVEREGIONREQUEST']._serialized_end=586
+  _globals['_REMOVEREGIONREQUEST_AUTHORIZATION']._serialized_start=489
+  _globals['_REMOVEREGIONREQUEST_AUTHORIZATION']._serialized_end=586
+  _globals['_LISTREGIONSREQUEST']._serialized_start=588
+  _globals['_LISTREGIONSREQUEST']._serialized_end=629
+  _globals['_LISTREGIONSRESPONSE']._serialized_start=631
+  _globals['_LISTREGIONSRESPONSE']._serialized_end=690
+  _globals['_GETREPLICATIONSTATUSREQUEST']._serialized_start=692
+  _globals['_GETREPLICATIONSTATUSREQUEST']._serialized_end=721
+  _globals['_REPLICATIONSTATUS']._serialized_start=724
+  _globals['_REPLICATIONSTATUS']._serialized_end=1296
+  _globals['_REPLICATIONSTATUS_REGIONSTATUS']._serialized_start=926
+  _globals['_REPLICATIONSTATUS_REGIONSTATUS']._serialized_end=1210
+  _globals['_REPLICATIONSTATUS_PARTITIONSTATUS']._serialized_start=1212
+  _globals['_REPLICATIONSTATUS_PARTITIONSTATUS']._serialized_end=1296
+  _globals['_WAITFORPOSITIONREQUEST']._serialized_start=1298
+  _globals['_WAITFORPOSITIONREQUEST']._serialized_end=1390
+  _globals['_WAITFORPOSITIONRESPONSE']._serialized_start=1392
+  _globals['_WAITFORPOSITIONRESPONSE']._serialized_end=1435
+  _globals['_GETTOPOLOGYREQUEST']._serialized_start=1437
+  _globals['_GETTOPOLOGYREQUEST']._serialized_end=1457
+  _globals['_TOPOLOGY']._serialized_start=1459
+  _globals['_TOPOLOGY']._serialized_end=1586
+  _globals['_REGIONSERVICE']._serialized_start=1589
+  _globals['_REGIONSERVICE']._serialized_end=2085
 # @@protoc_insertion_point(module_scope)

@@ -27,10 +27,16 @@ class AddRegionRequest(_message.Message):
 
     REGION_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     fingerprint: _builtins.str
     """SHA-256 over the card, in hex, as the region's operator reads it out. Refused when
     it does not match.
     """
+    request_id: _builtins.str
+    """If set, repeating the request with the same id gives the same answer."""
+    validate_only: _builtins.bool
+    """Decide as if it were meant, and change nothing (AIP-163)."""
     @_builtins.property
     def region(self) -> _resources_pb2.Region:
         """From the region's card.json: name, zone, endpoint, partitions, private_endpoint,
@@ -42,10 +48,12 @@ class AddRegionRequest(_message.Message):
         *,
         region: _resources_pb2.Region | None = ...,
         fingerprint: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "region", b"region", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -87,10 +95,16 @@ class RemoveRegionRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     AUTHORIZATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `regions/{region}`."""
     force: _builtins.bool
     """Do not wait until the region has everything."""
+    request_id: _builtins.str
+    """If set, repeating the request with the same id gives the same answer."""
+    validate_only: _builtins.bool
+    """Decide as if it were meant, and change nothing (AIP-163)."""
     @_builtins.property
     def authorization(self) -> Global___RemoveRegionRequest.Authorization:
         """An administrator's signature: the region purges itself on nothing less."""
@@ -101,10 +115,12 @@ class RemoveRegionRequest(_message.Message):
         name: _builtins.str = ...,
         force: _builtins.bool = ...,
         authorization: Global___RemoveRegionRequest.Authorization | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization", "force", b"force", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization", "force", b"force", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.lifecycle import RECEIVING, RegionState, VersionState
 from hsmvault.model.log import Head, Kind, Position
 from hsmvault.model.material import Material
-from hsmvault.model.orders import RemovalOrder
+from hsmvault.model.orders import PLAIN, RemovalOrder, Terms
 from hsmvault.model.record import Record
 from hsmvault.model.stored import StoredRecord, WrappedKey, pair_key_name
 from hsmvault.model.vault_records import RegionRecord
@@ -452,12 +452,12 @@ class TestVault:
         return dataclasses.replace(order, signature=signature)
 
 
-def added(node: Node, region: TestRegion) -> RegionRecord:
+def added(node: Node, region: TestRegion, terms: Terms = PLAIN) -> RegionRecord:
     """Ask the primary to add a region, as AddRegion does."""
     record = region.card.record(
         state=RegionState.PREPROVISIONING, primary=False, time_ms=now_ms()
     )
-    raw, _ = node.add_region(record.to_bytes(), principal=f"CN={ADMIN}")
+    raw, _ = node.add_region(record.to_bytes(), principal=f"CN={ADMIN}", terms=terms)
     return RegionRecord.from_bytes(raw)
 
 

@@ -31,6 +31,7 @@ from hsmvault.model.access_records import AssignmentRecord
 from hsmvault.model.errors import PrimaryUnknown
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import GENESIS, Epoch, Kind, Position
+from hsmvault.model.orders import Terms
 from hsmvault.model.record import Record
 from hsmvault.model.stored import StoredRecord, WrappedKey
 from hsmvault.model.vault_records import EpochRecord, RegionRecord, VaultRecord
@@ -119,11 +120,15 @@ class FakeManager:
     def replication(self) -> ReplicationState:
         return ReplicationState(primary_reachable=self.primary is not None)
 
-    def add_region(self, record: bytes, *, principal: str) -> Executed:
+    def add_region(self, record: bytes, *, principal: str, terms: Terms) -> Executed:
+        assert terms.method.endswith("AddRegion")
         self.asked.append(("add", principal))
         return Executed(record, b"", "1.north.9")
 
-    def remove_region(self, order: RemovalOrder, *, principal: str) -> Executed:
+    def remove_region(
+        self, order: RemovalOrder, *, principal: str, terms: Terms
+    ) -> Executed:
+        assert terms.method.endswith("RemoveRegion")
         self.asked.append(("remove", order.region, order.force, principal))
         record = region("south", RegionState.DELETING)
         return Executed(record.to_bytes(), b"", "1.north.9")

@@ -587,6 +587,10 @@ class RegionChange(_message.Message):
     ORDER_TIME_MS_FIELD_NUMBER: _builtins.int
     ORDER_CERTIFICATE_FIELD_NUMBER: _builtins.int
     ORDER_SIGNATURE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     record: _builtins.bytes
     region: _builtins.str
     force: _builtins.bool
@@ -596,6 +600,11 @@ class RegionChange(_message.Message):
     """The administrator's signed order, for removal."""
     order_certificate: _builtins.str
     order_signature: _builtins.bytes
+    method: _builtins.str
+    """On what terms: see model/orders.py."""
+    request_id: _builtins.str
+    request_digest: _builtins.bytes
+    validate_only: _builtins.bool
     def __init__(
         self,
         *,
@@ -606,10 +615,14 @@ class RegionChange(_message.Message):
         order_time_ms: _builtins.int = ...,
         order_certificate: _builtins.str = ...,
         order_signature: _builtins.bytes = ...,
+        method: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        request_digest: _builtins.bytes = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "order_certificate", b"order_certificate", "order_signature", b"order_signature", "order_time_ms", b"order_time_ms", "principal", b"principal", "record", b"record", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "method", b"method", "order_certificate", b"order_certificate", "order_signature", b"order_signature", "order_time_ms", b"order_time_ms", "principal", b"principal", "record", b"record", "region", b"region", "request_digest", b"request_digest", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
