@@ -10,7 +10,6 @@ from hsmvault.client.endpoint import Metadata
 from hsmvault.client.failover import Failover
 from hsmvault.client.methods import A, Method, Q, Repeat
 from hsmvault.client.topology import position_of
-from hsmvault.model.errors import InvalidRequest
 from hsmvault.model.log import Position
 from hsmvault.v1.resources_pb2 import Durability
 
@@ -85,8 +84,9 @@ class Caller:
         """Send it until it is answered, refused, or out of time."""
         if method.repeat is Repeat.WITH_ID:
             _complete(request, options)
-        if self._validate_only or options.get("validate_only"):
-            _only_validate(method, request)
+            write: Any = request
+            if self._validate_only or options.get("validate_only"):
+                write.validate_only = True
         position = options.get("min_position", "")
         if not position and self._own_writes:
             position = self.seen.text
@@ -121,17 +121,6 @@ def _complete(request: Message, options: WriteOptions) -> None:
     wanted = options.get("durability")
     if wanted is not None and "durability" in fields:
         write.durability.CopyFrom(durability(wanted))
-
-
-def _only_validate(method: Method[Q, A], request: Q) -> None:
-    """Ask for a validation, or refuse what would be done for real."""
-    asking: Any = request
-    if "validate_only" in request.DESCRIPTOR.fields_by_name:
-        asking.validate_only = True
-    elif method.repeat is not Repeat.ALWAYS:
-        raise InvalidRequest(
-            "{method} cannot be validated only; it was not sent", method=method.path
-        )
 
 
 def durability(wanted: Durability | int | str) -> Durability:

@@ -151,7 +151,7 @@ class Failover:
             self._redirect(journey, failure, error)
             return
         code = error.code()
-        if code not in _TRANSPORT or repeat is Repeat.NEVER:
+        if code not in _TRANSPORT:
             raise failure from error
         if isinstance(failure, RegionBehind):
             # A write that answers so stands; to send it again would only wait again.

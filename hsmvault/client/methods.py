@@ -25,8 +25,6 @@ class Repeat(Enum):
     """It changes nothing. Signing twice gives two good signatures."""
     WITH_ID = "with its request_id"
     """The vault answers the second as it answered the first."""
-    NEVER = "never"
-    """Only while it cannot have reached the vault."""
 
 
 @dataclass(frozen=True, slots=True)

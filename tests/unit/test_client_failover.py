@@ -144,21 +144,6 @@ def test_a_write_is_repeated_with_the_same_request_id(vault: PretendVault) -> No
     assert ids[0]
 
 
-def test_a_write_without_a_request_id_is_never_repeated(vault: PretendVault) -> None:
-    def lost(
-        partition: PretendPartition, request: bytes, context: grpc.ServicerContext
-    ) -> Region:
-        refuse(context, grpc.StatusCode.UNAVAILABLE, "PARTITION_LOST")
-        return Region()
-
-    vault.answers["north", "", "AddRegion"] = lost
-
-    with vault.connect() as client, pytest.raises(errors.PartitionLost):
-        client.regions.add(Region(name="regions/west"), "00")
-
-    assert len(vault.asked("AddRegion")) == 1
-
-
 def test_a_policy_that_forbids_writes_is_an_answer_not_a_failure(
     vault: PretendVault,
 ) -> None:
