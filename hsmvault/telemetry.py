@@ -47,6 +47,9 @@ class Event(StrEnum):
     REVOCATIONS_CHANGED = "revocations.changed"
     REVOCATIONS_OVERDUE = "revocations.overdue"
     """The revocation list says that there is a newer one by now. It is kept in use."""
+    AUDIT_FAILED = "audit.failed"
+    """Records cannot be written. Nothing is answered until they can."""
+    AUDIT_RESUMED = "audit.resumed"
 
     LINK_UP = "link.up"
     LINK_DOWN = "link.down"
@@ -67,6 +70,7 @@ class Event(StrEnum):
 
 LEVELS: Final[Mapping[Event, str]] = MappingProxyType(
     {
+        Event.AUDIT_FAILED: "critical",
         Event.CALL_DENIED: "warning",
         Event.CALL_FAILED: "error",
         Event.INTEGRITY_FAILED: "critical",

@@ -5,7 +5,7 @@ before the answer leaves, and learns nothing else of them: no request, no respon
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
@@ -88,6 +88,8 @@ class Underway:
     request_id: str = ""
     position: str = ""
     facts: Mapping[str, object] = field(default_factory=dict)
+    abandon: Callable[[], object] | None = None
+    """Ends the call without an answer."""
     items: list[Item] = field(default_factory=list)
     _started_ns: int = field(default_factory=time.time_ns)
     _began_ns: int = field(default_factory=time.perf_counter_ns)

@@ -15,7 +15,8 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
-from hsmvault.api.account import OK, Authentication, Observer, Underway
+from hsmvault.api.account import OK, Account, Authentication, Observer, Underway
+from hsmvault.api.auditing import Auditing
 from hsmvault.api.callers import Callers
 from hsmvault.api.dispatch import (
     MIN_POSITION,
@@ -31,7 +32,7 @@ from hsmvault.api.forwarding import Refused, Writes
 from hsmvault.api.identity import Identity
 from hsmvault.api.permissions import Write
 from hsmvault.api.status import abort, code_and_reason, status_of, status_of_bug
-from hsmvault.model.errors import InvalidRequest, TooLarge, VaultError
+from hsmvault.model.errors import AuditUnavailable, InvalidRequest, TooLarge, VaultError
 from hsmvault.model.log import Position
 from hsmvault.regions.ports import Executed
 from hsmvault.vault.memory import Memory
@@ -65,6 +66,7 @@ class Guard:
         *,
         partition: str,
         message_bytes: int,
+        auditing: Auditing,
         admissions: Sequence[Admission] = (),
         observers: Sequence[Observer] = (),
     ) -> None:
@@ -72,6 +74,7 @@ class Guard:
         self._writes = writes
         self._callers = callers
         self._message_bytes = message_bytes
+        self._auditing = auditing
         self._admissions = admissions
         self._observers = observers
         self._served = (
@@ -85,7 +88,7 @@ class Guard:
         """Return what gRPC calls. Only one that `waits` honours min-position."""
 
         def behave(raw: bytes, context: grpc.ServicerContext) -> bytes:
-            told = Underway(endpoint.method, context.peer())
+            told = Underway(endpoint.method, context.peer(), abandon=context.cancel)
             answer = self.answered(
                 told,
                 lambda: self._come(endpoint, raw, context, waits=waits, told=told),
@@ -110,7 +113,7 @@ class Guard:
                 self._identify(context, told)
                 raise error
 
-            told = Underway(method, context.peer())
+            told = Underway(method, context.peer(), abandon=context.cancel)
             status = self.answered(told, run).status
             assert status is not None
             abort(context, status)
@@ -144,6 +147,7 @@ class Guard:
             if proof:
                 self._callers.require_proof(proof, of=principal)
                 told.authentication = Authentication.JWT
+            self._auditing.require()
             view = self._memory.refresh()
             view.require_primary()
             call = Call(
@@ -164,24 +168,32 @@ class Guard:
         return Executed(answer.response, b"", answer.position)
 
     def answered(self, told: Underway, run: Callable[[], tuple[bytes, str]]) -> Answer:
-        """Run a call to its end, whatever that is, and give the one account of it."""
-        try:
-            answer = Answer(*run())
-        except Refused as error:
-            answer = Answer(b"", "", error.status)
-        except VaultError as error:
-            report(error, told.method)
-            answer = Answer(b"", "", status_of(error))
-        except Exception as error:  # noqa: BLE001  # the one place where bugs end
-            answer = Answer(b"", "", status_of_bug(error, method=told.method))
+        """Run a call to its end, whatever that is, and give the one account of it.
+
+        It is answered as it ended only if that could be recorded.
+        """
+        answer = self._ended(told, run)
         told.position = answer.position
-        if answer.status is None:
-            account = told.ended(OK)
-        else:
-            account = told.ended(*code_and_reason(answer.status))
+        account = _account(told, answer)
+        try:
+            self._auditing.write(account, told.abandon)
+        except AuditUnavailable as error:
+            answer = Answer(b"", "", status_of(error))
+            account = _account(told, answer)
         for observer in self._observers:
             observer(account)
         return answer
+
+    def _ended(self, told: Underway, run: Callable[[], tuple[bytes, str]]) -> Answer:
+        try:
+            return Answer(*run())
+        except Refused as error:
+            return Answer(b"", "", error.status)
+        except VaultError as error:
+            report(error, told.method)
+            return Answer(b"", "", status_of(error))
+        except Exception as error:  # noqa: BLE001  # the one place where bugs end
+            return Answer(b"", "", status_of_bug(error, method=told.method))
 
     def _come(
         self,
@@ -194,6 +206,7 @@ class Guard:
     ) -> tuple[bytes, str]:
         """Let in a caller who came themselves, and serve them."""
         identity = self._identify(context, told)
+        self._auditing.require()
         view = self._memory.refresh()
         for admit in self._admissions:
             admit(identity, told.peer, view)
@@ -251,6 +264,7 @@ class Guard:
             response: Any = endpoint.serve(request, call)
             under.version = telling.made(response) or under.version
             return response.SerializeToString(), view.served
+        self._auditing.require_room()
         if not view.is_primary:
             written, position = self._writes.elsewhere(
                 endpoint.method,
@@ -312,6 +326,12 @@ class Guard:
 def _forwardable(proof: bytes) -> tuple[Write, ...]:
     """What an extended region may have run here: more, where it need not vouch."""
     return (Write.FORWARD, Write.REDIRECT) if proof else (Write.FORWARD,)
+
+
+def _account(told: Underway, answer: Answer) -> Account:
+    if answer.status is None:
+        return told.ended(OK)
+    return told.ended(*code_and_reason(answer.status))
 
 
 def _seconds(context: grpc.ServicerContext) -> float:

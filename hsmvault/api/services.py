@@ -13,6 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from hsmvault.api.access import AccessServicer
 from hsmvault.api.account import Observer
+from hsmvault.api.auditing import Auditing
 from hsmvault.api.batch import BatchingServicer
 from hsmvault.api.callers import Callers
 from hsmvault.api.dispatch import MIN_POSITION, Endpoint
@@ -26,6 +27,7 @@ from hsmvault.api.pools import BoundedPool
 from hsmvault.api.ports import Manager, Partitions
 from hsmvault.api.regions import RegionServicer
 from hsmvault.api.vault import VaultServicer
+from hsmvault.audit.trail import Trail
 from hsmvault.model.errors import NotSupported, Overloaded
 from hsmvault.regions.ports import Executed
 from hsmvault.v1 import (
@@ -265,6 +267,7 @@ def build(
     witness: Witness,
     manager: Manager,
     partitions: Partitions,
+    trail: Trail,
     memory: Memory | None = None,
     callers: Callers | None = None,
     limits: Limits | None = None,
@@ -300,6 +303,7 @@ def build(
         callers,
         partition=partition,
         message_bytes=limits.message_bytes,
+        auditing=Auditing(trail),
         observers=observers,
     )
     return Services(

@@ -209,6 +209,10 @@ class IssuerUnavailable(Unavailable):
     """The keys of a token's issuer are not known now. Nobody is let in without."""
 
 
+class AuditUnavailable(Unavailable):
+    """The audit trail cannot be written, so nothing is answered."""
+
+
 class LogCompacted(Unavailable):
     """The asked part of the log is not here; a snapshot took its place."""
 

@@ -129,3 +129,8 @@ class Layout:
     def logs(self) -> Path:
         """Events of the region's processes."""
         return self.directory / "logs"
+
+    @property
+    def audit(self) -> Path:
+        """The audit trails of the region's processes; 0700."""
+        return self.directory / "audit"

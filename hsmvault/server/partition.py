@@ -13,6 +13,7 @@ from typing import Final
 from hsmvault import config
 from hsmvault.api import services
 from hsmvault.api.callers import Callers
+from hsmvault.audit.trail import Trail
 from hsmvault.config import RegionConfig
 from hsmvault.hsm.partition import Partition
 from hsmvault.local import partition_service, sockets
@@ -52,6 +53,7 @@ class PartitionServer:
         self._started = time.monotonic()
         self._hsm: Partition | None = None
         self._store: Store | None = None
+        self._trail: Trail | None = None
         self._serving = False
         self._problem = "starting"
         self._lost = ""
@@ -67,6 +69,13 @@ class PartitionServer:
         )
         self._store = store = open_store(self._settings)
         require_not_behind(hsm, store)
+        self._trail = trail = Trail(
+            self._settings.layout.audit,
+            vault_id=card.vault_id,
+            region=self._settings.region.name,
+            process=self._name,
+        )
+        trail.open()
         report(Event.PARTITION_OPENED)
 
         memory = Memory(store, hsm, region=self._settings.region.name)
@@ -82,6 +91,7 @@ class PartitionServer:
             witness=witness,
             manager=manager,
             partitions=siblings,
+            trail=trail,
             memory=memory,
             callers=Callers(self._settings.issuers),
             limits=_limits(self._settings),
@@ -106,6 +116,7 @@ class PartitionServer:
         listeners.stop()
         local.stop(1.0).wait(2.0)
         anchoring.write()
+        trail.close()
         store.close()
         return ""
 
@@ -117,7 +128,7 @@ class PartitionServer:
         while not self._stop.wait(WATCH_SECONDS):
             try:
                 self._position = memory.refresh().served
-                problem = ""
+                problem = self._unaudited()
             except NotServing as error:
                 problem = str(error)
             except Unavailable as error:
@@ -137,6 +148,10 @@ class PartitionServer:
                 with suppress(Overloaded):
                     anchoring.write()
                 anchored = time.monotonic()
+
+    def _unaudited(self) -> str:
+        problem = self._trail.problem if self._trail else ""
+        return f"the audit trail cannot be written: {problem}" if problem else ""
 
     def state(self) -> PartitionState:
         """How this partition is, for its siblings and the manager."""

@@ -1,6 +1,7 @@
 """One account of every answered call, whatever the answer was; and nothing secret."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,12 @@ class Region:
 
     served: Served
     accounts: list[Account] = field(default_factory=list)
+    read: int = 0
+
+    def forget(self) -> None:
+        """Look at what was told and recorded so far."""
+        self.told()
+        self.recorded()
 
     def told(self) -> list[Account]:
         accounts = list(self.accounts)
@@ -44,8 +51,39 @@ class Region:
         return accounts
 
     def once(self) -> Account:
+        """The one account, of which there is one record in the audit trail."""
         (account,) = self.told()
+        (record,) = self.recorded()
+        expected = {
+            "method": account.method,
+            "principal": account.principal,
+            "authentication": account.authentication,
+            "peer": account.peer,
+            "resource": account.resource,
+            "version": account.version,
+            "request_id": account.request_id,
+            "code": account.code,
+            "reason": account.reason,
+            "facts": account.facts,
+            "position": account.position,
+        }
+        assert {name: record.get(name, "") or {} for name in expected} == {
+            name: value or {} for name, value in expected.items()
+        }
+        assert (record["event"], record["region"], record["process"]) == (
+            "call",
+            "north",
+            "p0",
+        )
+        assert len(record.get("items", [])) == len(account.items)
         return account
+
+    def recorded(self) -> list[dict[str, Any]]:
+        """The records that were written since somebody last looked."""
+        path = next(self.served.trail.directory.glob("p0-*.jsonl"))
+        lines = path.read_text(encoding="ascii").splitlines()
+        self.read, fresh = len(lines), lines[self.read :]
+        return [json.loads(line) for line in fresh]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +103,7 @@ def test_every_rpc_has_one_account_of_each_answer(
 ) -> None:
     row, rpc = ROWS[way], way.split(maxsplit=1)[0]
     call: Any = getattr(north.served, who).channel.unary_unary(f"/hsmvault.v1.{rpc}")
-    north.told()
+    north.forget()
 
     code = grpc.StatusCode.OK
     try:
@@ -85,7 +123,7 @@ def test_every_rpc_has_one_account_of_each_answer(
 
 
 def test_an_account_of_what_was_only_validated_says_so(north: Region) -> None:
-    north.told()
+    north.forget()
     request = keys.DeleteKeyRequest(name="keys/ec", validate_only=True)
 
     north.served.uma.keys.DeleteKey(request)
@@ -95,7 +133,7 @@ def test_an_account_of_what_was_only_validated_says_so(north: Region) -> None:
 
 def test_an_account_names_the_version_that_was_used(north: Region) -> None:
     version = signed(north.served.uma, "keys/ec").name
-    north.told()
+    north.forget()
 
     signed(north.served.uma, "keys/EC")
 
@@ -108,7 +146,7 @@ def test_an_account_names_the_version_that_was_used(north: Region) -> None:
 def test_an_account_of_a_write_has_its_request_id_its_version_and_its_position(
     north: Region,
 ) -> None:
-    north.told()
+    north.forget()
     made = north.served.uma.keys.CreateKey(
         keys.CreateKeyRequest(
             key_id="told",
@@ -128,7 +166,7 @@ def test_an_account_of_a_write_has_its_request_id_its_version_and_its_position(
 def test_an_account_has_the_encryption_context_and_nothing_of_the_plaintext(
     north: Region,
 ) -> None:
-    north.told()
+    north.forget()
     sealed = north.served.uma.crypto.Encrypt(
         crypto.EncryptRequest(
             name="keys/oct",
@@ -148,7 +186,7 @@ def test_an_account_has_the_encryption_context_and_nothing_of_the_plaintext(
 def test_a_batch_has_one_account_that_lists_its_items(north: Region) -> None:
     sign = crypto.SignRequest(name="keys/ec", algorithm="ES256", digest=bytes(32))
     missing = crypto.SignRequest(name="keys/no", algorithm="ES256", digest=bytes(32))
-    north.told()
+    north.forget()
 
     north.served.uma.crypto.Batch(
         crypto.BatchRequest(
@@ -176,7 +214,7 @@ def test_a_batch_has_one_account_that_lists_its_items(north: Region) -> None:
 def test_a_call_to_no_rpc_has_an_account_of_who_called(north: Region) -> None:
     """Somebody who tries paths is worth knowing of."""
     path = "/hsmvault.v1.KeyService/" + "Export\x1b[2J" + "x" * 300
-    north.told()
+    north.forget()
 
     call: Any = north.served.eve.channel.unary_unary(path)
 
@@ -189,8 +227,28 @@ def test_a_call_to_no_rpc_has_an_account_of_who_called(north: Region) -> None:
     assert len(account.method) == TEXT_MAX
 
 
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "\u202eexe", "\x00", "\u2028"])
+def test_au_03_nothing_that_a_caller_names_leaves_its_line_or_reaches_a_terminal(
+    north: Region, text: str
+) -> None:
+    """Escaped in the file, which is ASCII without control characters; told whole."""
+    north.forget()
+    request = crypto.EncryptRequest(
+        name=f"keys/{text}", algorithm=text, encryption_context={text: text}
+    )
+
+    code = refusal(lambda: north.served.eve.crypto.Encrypt(request))[0]
+
+    account = north.once()
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert account.facts == {"algorithm": text, "encryption_context": {text: text}}
+    raw = b"".join(p.read_bytes() for p in north.served.trail.directory.glob("*.jsonl"))
+    assert raw.isascii()
+    assert not any(byte < 32 or byte == 127 for byte in raw.replace(b"\n", b""))
+
+
 def test_a_request_that_does_not_read_has_an_account(north: Region) -> None:
-    north.told()
+    north.forget()
 
     call: Any = north.served.uma.channel.unary_unary("/hsmvault.v1.KeyService/GetKey")
 
@@ -270,7 +328,7 @@ def test_au_05_a_field_that_may_hold_bytes_cannot_be_told(
 
 
 def test_an_account_cannot_be_changed(north: Region) -> None:
-    north.told()
+    north.forget()
     signed(north.served.uma, "keys/ec")
     account = north.once()
 

@@ -8,7 +8,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from google.rpc.status_pb2 import Status
 from hsmvault.api.account import Observer
 from hsmvault.api.callers import Callers
 from hsmvault.api.services import Limits, Services, build
+from hsmvault.audit.trail import Trail
 from hsmvault.model.access import (
     ADMINISTRATOR,
     CRYPTO_AUDITOR,
@@ -198,6 +199,7 @@ class Served:
     manager: FakeManager
     port: int
     ca: Authority
+    trail: Trail
     token_port: int = 0
     """For callers with tokens, where issuers were named."""
     _channels: list[grpc.Channel] = field(default_factory=list)
@@ -271,7 +273,10 @@ def served(
         hsm.add_pair(other)
     ca = ca or Authority.make(directory / f"ca-{own}-{partition}", name="test")
     manager = manager or FakeManager()
-    with Store.open(f"sqlite:///{own}.db", region=own, home=directory) as store:
+    with (
+        _audited(directory, own, partition) as trail,
+        Store.open(f"sqlite:///{own}.db", region=own, home=directory) as store,
+    ):
         if store.head() is None and own == "north":
             store.found(
                 [change(record, hsm) for record in records or genesis()],
@@ -290,6 +295,7 @@ def served(
             limits=limits,
             observers=observers,
             callers=Callers(issuers),
+            trail=trail,
         )
         with ThreadPoolExecutor(4) as pool:
             server = grpc.server(pool, options=services.options)
@@ -297,13 +303,22 @@ def served(
             port, token_port = _listening(server, ca, tokens=bool(issuers))
             server.start()
             services.set_serving(serving=True)
-            one = Served(services, hsm, store, manager, port, ca, token_port)
+            one = Served(services, hsm, store, manager, port, ca, trail, token_port)
             try:
                 yield one
             finally:
                 one.close()
                 server.stop(None).wait()
                 services.close()
+
+
+@contextmanager
+def _audited(directory: Path, region: str, partition: str) -> Iterator[Trail]:
+    trails = directory / f"audit-{region}"
+    trail = Trail(trails, vault_id=VAULT_ID, region=region, process=partition)
+    trail.open()
+    with closing(trail):
+        yield trail
 
 
 def _listening(server: grpc.Server, ca: Authority, *, tokens: bool) -> tuple[int, int]:

@@ -1,0 +1,72 @@
+"""The account of a call as a record of the audit trail: recorded, or not answered.
+
+Hot: each call writes one. So a record is put together by hand; texts are escaped all
+the same, and are ASCII afterwards.
+"""
+
+from collections.abc import Callable
+from json.encoder import encode_basestring_ascii as _text
+from typing import Final
+
+from hsmvault.api.account import Account, Item
+from hsmvault.audit.line import encode
+from hsmvault.audit.trail import Trail
+
+PRINCIPAL_MAX: Final = 512
+
+
+class Auditing:
+    """Writes the accounts of one process's calls into its trail."""
+
+    def __init__(self, trail: Trail) -> None:
+        self._trail = trail
+
+    def require(self) -> None:
+        """Raise AuditUnavailable where nothing can be recorded; do nothing then."""
+        self._trail.require()
+
+    def require_room(self) -> None:
+        """Raise AuditUnavailable where a change might be made and not be recorded."""
+        self._trail.require_room()
+
+    def write(self, account: Account, abandon: Callable[[], object] | None) -> None:
+        """Record a call before its answer leaves, or raise AuditUnavailable.
+
+        `abandon` ends the call, should the disk keep it waiting here.
+        """
+        self._trail.write(record(account), abandon=abandon)
+
+
+def record(account: Account) -> str:
+    """The members of an account's record; those that say nothing are left out."""
+    told = (
+        f'"event":"call","method":{_text(account.method)},'
+        f'"principal":{_text(account.principal[:PRINCIPAL_MAX])},'
+        f'"authentication":"{account.authentication.value}",'
+        f'"peer":{_text(account.peer)},"resource":{_text(account.resource)},'
+        f'"code":"{account.code}","duration_us":{account.duration_ns // 1000}'
+    )
+    if account.version:
+        told += f',"version":{_text(account.version)}'
+    if account.facts:
+        told += f',"facts":{encode(account.facts)}'
+    if account.position:
+        told += f',"position":"{account.position}"'
+    for name in ("reason", "request_id", "via_region"):
+        if text := getattr(account, name):
+            told += f',"{name}":{_text(text)}'
+    if account.items:
+        told += f',"items":[{",".join(map(_item, account.items))}]'
+    return told
+
+
+def _item(item: Item) -> str:
+    told = (
+        f'{{"operation":"{item.operation}","version":{_text(item.version)},'
+        f'"code":"{item.code}"'
+    )
+    if item.facts:
+        told += f',"facts":{encode(item.facts)}'
+    if item.reason:
+        told += f',"reason":"{item.reason}"'
+    return told + "}"
