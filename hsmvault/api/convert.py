@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hsmvault.model import algorithms
 from hsmvault.model.algorithms import Operation
-from hsmvault.model.errors import InvalidRequest
+from hsmvault.model.errors import InvalidRequest, NotSupported
 from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.vault_records import PartitionCard, RegionRecord
@@ -147,6 +147,11 @@ def _token_endpoints(message: pb.Region) -> tuple[str, ...]:
 
 def settings(message: pb.Key) -> KeySettings:
     """Read what a new key is to be like."""
+    if message.exportable:
+        raise NotSupported(
+            "no key is exportable: its material leaves a partition only wrapped, for "
+            "the vault's own regions. Back it up: hsmvault key backup"
+        )
     return KeySettings(
         operations=operations(message.operations),
         enabled=message.enabled if message.HasField("enabled") else True,

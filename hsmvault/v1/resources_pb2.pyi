@@ -115,6 +115,7 @@ class Key(_message.Message):
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     PURGE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    EXPORTABLE_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `keys/{key}`; 1 to 127 letters, digits and dashes, unique without regard
@@ -131,6 +132,10 @@ class Key(_message.Message):
     state: Global___Key.State.ValueType
     etag: _builtins.str
     """Changes whenever the key does."""
+    exportable: _builtins.bool
+    """Always false: material leaves a partition only wrapped. A request for true is
+    refused with UNIMPLEMENTED.
+    """
     position: _builtins.str
     """Position of the key's last change: `epoch.region.index`."""
     @_builtins.property
@@ -182,11 +187,12 @@ class Key(_message.Message):
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         purge_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        exportable: _builtins.bool = ...,
         position: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "create_time", b"create_time", "delete_time", b"delete_time", "enabled", b"enabled", "expire_time", b"expire_time", "not_before_time", b"not_before_time", "purge_time", b"purge_time", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "create_time", b"create_time", "current_version", b"current_version", "delete_time", b"delete_time", "deletion_protection", b"deletion_protection", "enabled", b"enabled", "etag", b"etag", "expire_time", b"expire_time", "incarnation", b"incarnation", "name", b"name", "not_before_time", b"not_before_time", "operations", b"operations", "position", b"position", "purge_time", b"purge_time", "spec", b"spec", "state", b"state", "tags", b"tags", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "create_time", b"create_time", "current_version", b"current_version", "delete_time", b"delete_time", "deletion_protection", b"deletion_protection", "enabled", b"enabled", "etag", b"etag", "expire_time", b"expire_time", "exportable", b"exportable", "incarnation", b"incarnation", "name", b"name", "not_before_time", b"not_before_time", "operations", b"operations", "position", b"position", "purge_time", b"purge_time", "spec", b"spec", "state", b"state", "tags", b"tags", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015

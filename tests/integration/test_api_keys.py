@@ -476,6 +476,13 @@ def test_a_purged_key_is_gone_with_its_material(north: Served) -> None:
     assert purged.position == str(head.position)
 
 
+def test_no_key_is_exportable(north: Served) -> None:
+    told = refusal(lambda: make_key(north, "a", exportable=True))
+
+    assert told[:2] == (StatusCode.UNIMPLEMENTED, "NOT_SUPPORTED")
+    assert make_key(north, "a").exportable is False
+
+
 def test_purge_protection_holds_until_retention_has_ended(tmp_path: Path) -> None:
     clock = Clock()
     settings = VaultRecord(
