@@ -36,6 +36,8 @@ class Event(StrEnum):
     """A bug. The caller has the incident's id."""
     CALL_DENIED = "call.denied"
     INTEGRITY_FAILED = "integrity.failed"
+    COUNTERS_LOST = "counters.lost"
+    """They are behind what the token remembers. Keys are to be rotated here."""
 
     ISSUER_KEYS_CHANGED = "issuer.keys_changed"
     ISSUER_SILENT = "issuer.silent"
@@ -73,6 +75,7 @@ LEVELS: Final[Mapping[Event, str]] = MappingProxyType(
         Event.AUDIT_FAILED: "critical",
         Event.CALL_DENIED: "warning",
         Event.CALL_FAILED: "error",
+        Event.COUNTERS_LOST: "error",
         Event.INTEGRITY_FAILED: "critical",
         Event.CERTIFICATE_KEPT: "error",
         Event.ISSUER_SILENT: "warning",

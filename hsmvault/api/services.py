@@ -41,11 +41,12 @@ from hsmvault.vault.access import AccessKeeper
 from hsmvault.vault.catalogue import Catalogue
 from hsmvault.vault.crypto import Crypto
 from hsmvault.vault.definitions import DefinitionKeeper
+from hsmvault.vault.invocations import Invocations
 from hsmvault.vault.keys import KeyMaker
 from hsmvault.vault.life import KeyLife
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.plans import Plans
-from hsmvault.vault.ports import Clock, Hsm, Store, Witness
+from hsmvault.vault.ports import Clock, CounterStore, Hsm, Store, Witness
 from hsmvault.vault.vault_keeper import VaultKeeper
 from hsmvault.vault.writing import Writer
 
@@ -263,6 +264,7 @@ def build(
     region: str,
     partition: str,
     store: Store,
+    counters: CounterStore,
     hsm: Hsm,
     witness: Witness,
     manager: Manager,
@@ -288,7 +290,9 @@ def build(
             memory,
         ),
         "CryptoService": BatchingServicer(
-            Crypto(hsm, Plans(memory, clock)), region=region, partition=partition
+            Crypto(hsm, Plans(memory, clock), Invocations(counters, memory)),
+            region=region,
+            partition=partition,
         ),
         "AccessService": AccessServicer(
             AccessKeeper(store, memory, writer, clock, new_id),

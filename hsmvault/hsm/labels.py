@@ -15,6 +15,8 @@ _PAIR: Final = re.compile(rf"hsmvault:pair:({_REGION}):({_REGION})")
 
 ANCHOR: Final = "hsmvault:head"
 """The data object in which a partition remembers the newest head of the log."""
+GENERATION: Final = "hsmvault:invocations"
+"""The same for how far the region's counters have come."""
 
 
 def token_label(region: str, partition: str) -> str:

@@ -33,6 +33,9 @@ _ANCHOR: Final = {
 }
 
 
+_GENERATION: Final = {**_ANCHOR, Attribute.LABEL: labels.GENERATION}
+
+
 class Pooling:
     """The half of a partition that satisfies the vault's `PoolHsm`."""
 
@@ -133,6 +136,26 @@ class Pooling:
         own = self._core.config.region
         return (own, region), (region, own)
 
+    # --- how far the counters have come --------------------------------------
+
+    def read_generation(self) -> int:
+        return self._core.run(
+            lambda session: max((n for _, n in _generations(session)), default=0)
+        )
+
+    def write_generation(self, generation: int) -> None:
+        def work(session: Session) -> None:
+            old = _generations(session)
+            if any(known >= generation for _, known in old):
+                return
+            value = str(generation).encode()
+            # As with heads: the new one first.
+            session.raw.create_object({**_GENERATION, Attribute.VALUE: value})
+            for former, _ in old:
+                destroy(former)
+
+        self._core.run(work)
+
     # --- the anchored head ---------------------------------------------------
 
     def read_anchor(self) -> Head | None:
@@ -157,6 +180,18 @@ def _anchors(session: Session) -> list[tuple[Any, Head]]:
         (anchor, _decode(anchor[Attribute.VALUE]))
         for anchor in list(session.raw.get_objects(_ANCHOR))
     ]
+
+
+def _generations(session: Session) -> list[tuple[Any, int]]:
+    try:
+        return [
+            (kept, int(kept[Attribute.VALUE]))
+            for kept in list(session.raw.get_objects(_GENERATION))
+        ]
+    except ValueError as error:
+        raise IntegrityFailure(
+            "what the token remembers of the counters does not read as a number"
+        ) from error
 
 
 def _newest(anchors: list[tuple[Any, Head]]) -> Head | None:

@@ -43,6 +43,9 @@ class RegionRecord(Record):
     """Why the state is FAILED, or what a waiting state waits for."""
     token_endpoints: tuple[str, ...] = ()
     """host:port for callers with tokens: the shared one, then the partitions'."""
+    ordinal: int = 0
+    """How many had joined before it, under whatever name, those that left included: it
+    decides the region's share of what the vault may do only so often."""
 
     @property
     def resource(self) -> str:

@@ -64,6 +64,7 @@ def addable(
         create_ms=now_ms,
         update_ms=now_ms,
         problem="",
+        ordinal=1 + max(region.ordinal for region in regions.values()),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from hsmvault.model.errors import LogCompacted, StoreBehind, TwoHistories
 from hsmvault.model.log import Head
+from hsmvault.vault.invocations import Remembering
 
 
 class Anchor(Protocol):
@@ -56,19 +57,21 @@ def require_not_behind(anchor: Anchor, log: Log) -> None:
 
 
 class Anchoring:
-    """Keeps the token's memory near the end of the log."""
+    """Keeps the token's memory near the end of the log, and near the counters."""
 
-    def __init__(self, anchor: Anchor, log: Log) -> None:
+    def __init__(self, anchor: Anchor, log: Log, counters: Remembering) -> None:
         """Write nothing yet."""
         self._anchor = anchor
         self._log = log
+        self._counters = counters
         self._written: Head | None = None
         self._lock = threading.Lock()
 
     def write(self) -> None:
-        """Have the token remember the present head, if it does not yet."""
+        """Have the token remember how things are, where it does not yet."""
         head = self._log.head()
         with self._lock:
             if head is not None and head != self._written:
                 self._anchor.write_anchor(head)
                 self._written = head
+            self._counters.write()

@@ -7,6 +7,7 @@ from hsmvault.hsm.core import PartitionConfig
 from hsmvault.hsm.module import TokenAddress
 from hsmvault.hsm.partition import Partition
 from hsmvault.server.secrets import read_secret, require_module
+from hsmvault.store.counters import Counters
 from hsmvault.store.store import Store
 
 
@@ -41,6 +42,11 @@ def open_partition(
         vault_id=vault_id,
         on_lost=on_lost,
     )
+
+
+def open_counters(settings: RegionConfig) -> Counters:
+    """Open what the region counts, made if it is not there yet."""
+    return Counters.open(settings.store.url, home=settings.layout.directory)
 
 
 def open_store(settings: RegionConfig) -> Store:

@@ -26,9 +26,10 @@ from hsmvault.server.anchoring import Anchoring, require_not_behind
 from hsmvault.server.beat import Beat, Heart
 from hsmvault.server.child import Role, Stop, begin, guarded
 from hsmvault.server.listeners import Listeners
-from hsmvault.server.opening import open_partition, open_store
+from hsmvault.server.opening import open_counters, open_partition, open_store
 from hsmvault.store.store import Store
 from hsmvault.telemetry import Event, identify, report
+from hsmvault.vault.invocations import Remembering
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import PartitionState
 
@@ -76,6 +77,10 @@ class PartitionServer:
             process=self._name,
         )
         trail.open()
+        counters = open_counters(self._settings)
+        remembering = Remembering(counters, hsm)
+        if not remembering.compare(services.now_ms):
+            report(Event.COUNTERS_LOST)
         report(Event.PARTITION_OPENED)
 
         memory = Memory(store, hsm, region=self._settings.region.name)
@@ -87,6 +92,7 @@ class PartitionServer:
             region=self._settings.region.name,
             partition=self._name,
             store=store,
+            counters=counters,
             hsm=hsm,
             witness=witness,
             manager=manager,
@@ -104,7 +110,7 @@ class PartitionServer:
         local.start()
         listeners.start()
 
-        anchoring = Anchoring(hsm, store)
+        anchoring = Anchoring(hsm, store, remembering)
         self._serve(memory, public, anchoring)
 
         report(Event.PROCESS_DRAINING, problem=self._lost)
@@ -118,6 +124,7 @@ class PartitionServer:
         anchoring.write()
         trail.close()
         store.close()
+        counters.close()
         return ""
 
     def _serve(

@@ -56,6 +56,24 @@ def open_database(url: str, *, home: Path | None, create: bool) -> Database:
     return Postgresql(parsed)
 
 
+def open_counting(url: str, *, home: Path | None) -> Database:
+    """Open what lies beside the store of this URL, whose changes nobody follows.
+
+    With SQLite a file of its own, `vault-counters.db` beside `vault.db`; with
+    PostgreSQL the same database.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite":
+        from hsmvault.store.sqlite import Sqlite
+
+        store = _path(parsed, home)
+        beside = store.with_name(f"{store.stem}-counters{store.suffix}")
+        return Sqlite(beside, create=True)
+    from hsmvault.store.postgresql import Postgresql
+
+    return Postgresql(parsed, followed=False)
+
+
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)

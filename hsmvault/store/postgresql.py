@@ -28,7 +28,9 @@ _VACUUM: Final = text("VACUUM state, wrapped")
 class Postgresql:
     """A store on a server."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, *, followed: bool = True) -> None:
+        """Have writes seen by `changed`, unless nobody follows them."""
+        self._followed = followed
         self._engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_size=8,
@@ -73,7 +75,8 @@ class Postgresql:
                 for statement in (_WAIT, _DURABLE, _LOCK):
                     connection.execute(statement)
                 yield connection
-                connection.execute(_MOVE)
+                if self._followed:
+                    connection.execute(_MOVE)
         finally:
             self._writing.release()
 

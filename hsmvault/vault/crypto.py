@@ -11,6 +11,7 @@ from typing import Final
 from hsmvault.model.algorithms import GCM, Algorithm, KeyType, Operation
 from hsmvault.model.errors import CiphertextInvalid, InvalidRequest, WrappedKeyInvalid
 from hsmvault.model.names import KeyName
+from hsmvault.vault.invocations import Invocations
 from hsmvault.vault.plan import (
     DATA_MAX,
     IV_BYTES,
@@ -65,6 +66,7 @@ class Crypto:
 
     hsm: Hsm
     plans: Plans
+    invocations: Invocations
 
     def sign(
         self,
@@ -128,6 +130,8 @@ class Crypto:
         plan = self.plans.plan(name, version, algorithm, Operation.ENCRYPT)
         require_aad(plan, aad)
         require_fits(plan, plaintext, most=DATA_MAX)
+        if plan.algorithm in GCM:
+            self.invocations.count(plan)
         return plan.name, self.hsm.encrypt(
             plan.material, plan.algorithm, plaintext, aad
         )
@@ -187,6 +191,7 @@ class Crypto:
     def _wrapped(self, plan: Plan, plaintext: bytes, aad: bytes) -> bytes:
         if plan.algorithm not in GCM:
             return self.hsm.wrap(plan.material, plan.algorithm, plaintext)
+        self.invocations.count(plan)
         sealed = self.hsm.encrypt(plan.material, plan.algorithm, plaintext, aad)
         return sealed.iv + sealed.ciphertext + sealed.tag
 

@@ -128,6 +128,19 @@ class Memory:
         assert view is not None, "nothing is read before the first refresh"
         return view.vault
 
+    @property
+    def ordinal(self) -> int:
+        """As which one this region joined; see RegionRecord."""
+        view = self._view
+        assert view is not None, "nothing is read before the first refresh"
+        found = view.regions.get(self.region)
+        if found is None:
+            raise NotServing(
+                "region {region} does not find itself among the vault's regions",
+                region=self.region,
+            )
+        return found.record.ordinal
+
     def close(self) -> None:
         """End all waiting."""
         self._closing.set()

@@ -56,6 +56,8 @@ class Plan:
     use: Use
     not_before_ms: int
     expire_ms: int
+    create_ms: int = 0
+    """When the version was made."""
     legacy: bool = False
     """Whether the vault's settings must allow the algorithm."""
 

@@ -120,6 +120,7 @@ class Plans:
             use,
             key.not_before_ms,
             key.expire_ms,
+            record.create_ms,
             known in LEGACY,
         )
 

@@ -208,6 +208,25 @@ class Store(Protocol):
         """
 
 
+class CounterStore(Protocol):
+    """What the region counts for itself, apart from log and state."""
+
+    def taken(self, version: str) -> tuple[int, bytes] | None:
+        """How many invocations were taken for a version, with the region's MAC."""
+
+    def advance(self, version: str, seen: int, taken: int, mac: bytes) -> bool:
+        """Count up from `seen`, durably; False: it is not `seen` any more."""
+
+    def generation(self) -> int:
+        """How often `advance` counted; an older copy of the counters says less."""
+
+    def lost_ms(self) -> int:
+        """When counts were found missing; 0: never."""
+
+    def lose(self, *, at_ms: int, generation: int) -> None:
+        """Keep that counts are missing, and go on from this generation at least."""
+
+
 class Witness(Protocol):
     """The region's other partitions, for the self-test of fresh material."""
 

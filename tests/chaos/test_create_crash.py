@@ -21,6 +21,7 @@ from hsmvault.model.log import Epoch, Kind
 from hsmvault.model.names import KeyName
 from hsmvault.store.store import Store
 from hsmvault.vault.crypto import Crypto
+from hsmvault.vault.invocations import Invocations
 from hsmvault.vault.keys import KeyMaker
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.plans import Plans
@@ -28,7 +29,7 @@ from hsmvault.vault.ports import Material
 from hsmvault.vault.settings import KeySettings
 from hsmvault.vault.view import Caller
 from hsmvault.vault.writing import Request, Writer
-from tests.support.fakes import FakeHsm
+from tests.support.fakes import FakeCounters, FakeHsm
 from tests.support.served import VAULT_ID, change, genesis
 
 NAME = KeyName("payroll")
@@ -234,7 +235,8 @@ def _require_signs(world: World) -> None:
     hsm = FakeHsm("p2", keys=world.keys, vault_id=VAULT_ID)
     memory = Memory(world.store, hsm, region="north")
     memory.refresh()
-    crypto = Crypto(hsm, Plans(memory, _clock))
+    counting = Invocations(FakeCounters(), memory)
+    crypto = Crypto(hsm, Plans(memory, _clock), counting)
     name, signature = crypto.sign(NAME, None, "ES256", bytes(32))
     assert len(signature) == 64
     assert name.startswith("keys/payroll/versions/")

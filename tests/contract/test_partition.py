@@ -548,6 +548,15 @@ def test_random_bytes_are_as_many_as_asked_for_and_differ(pools: Pools) -> None:
     assert pools.north.random(32) != pools.north.random(32)
 
 
+def test_what_is_remembered_of_the_counters_never_goes_back(pools: Pools) -> None:
+    before = pools.south.read_generation()
+
+    for generation in (before + 7, before + 5, before + 7):
+        pools.south.write_generation(generation)
+
+        assert pools.south.read_generation() == before + 7
+
+
 def test_the_anchored_head_never_goes_back(pools: Pools) -> None:
     def head(number: int, index: int) -> Head:
         return Head(Position(Epoch(number, "south"), index), secrets.token_bytes(32))

@@ -59,6 +59,41 @@ _HASHES: Final[Mapping[str, hashes.HashAlgorithm]] = MappingProxyType(
 )
 
 
+class FakeCounters:
+    """The counters of a region in memory: a CounterStore."""
+
+    def __init__(self) -> None:
+        """Count from nothing."""
+        self._rows: dict[str, tuple[int, bytes]] = {}
+        self._generation = 0
+        self._lost_ms = 0
+
+    def taken(self, version: str) -> tuple[int, bytes] | None:
+        """How many were taken, with the MAC over it."""
+        return self._rows.get(version)
+
+    def advance(self, version: str, seen: int, taken: int, mac: bytes) -> bool:
+        """Count up from `seen`."""
+        if self._rows.get(version, (0, b""))[0] != seen:
+            return False
+        self._rows[version] = taken, mac
+        self._generation += 1
+        return True
+
+    def generation(self) -> int:
+        """How often it counted."""
+        return self._generation
+
+    def lost_ms(self) -> int:
+        """When counts were found missing."""
+        return self._lost_ms
+
+    def lose(self, *, at_ms: int, generation: int) -> None:
+        """Keep that counts are missing."""
+        self._lost_ms = max(at_ms, self._lost_ms)
+        self._generation = max(generation, self._generation)
+
+
 class FakeHsm:
     """A partition without a token: Hsm and PoolHsm in Python.
 
@@ -82,6 +117,7 @@ class FakeHsm:
             self.keys.setdefault(own, secrets.token_bytes(32))
         self.identity = ec.generate_private_key(ec.SECP256R1())
         self.anchor: Head | None = None
+        self.generation = 0
         self.opened: dict[str, Secret] = {}
 
     def add_pair(self, other: str) -> None:
@@ -289,6 +325,14 @@ class FakeHsm:
     def read_anchor(self) -> Head | None:
         """Return the newest head."""
         return self.anchor
+
+    def read_generation(self) -> int:
+        """Return how far the counters had come."""
+        return self.generation
+
+    def write_generation(self, generation: int) -> None:
+        """Remember how far they have come; never goes back."""
+        self.generation = max(self.generation, generation)
 
     # --- for tests -----------------------------------------------------------
 

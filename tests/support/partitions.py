@@ -24,6 +24,7 @@ from hsmvault.hsm.session import Session
 from hsmvault.model.algorithms import USES, Algorithm, KeySpec, Operation
 from hsmvault.model.material import Material
 from hsmvault.model.stored import WrappedKey
+from hsmvault.vault.invocations import TokenMemory
 from hsmvault.vault.ports import Hsm, PoolHsm
 from tests.support.fakes import FakeHsm
 from tests.support.softhsm import MODULE, Officers, Token, birth_pair, birth_region
@@ -50,7 +51,7 @@ def algorithms(operation: Operation) -> list[tuple[KeySpec, Algorithm]]:
     ]
 
 
-class Pooled(Hsm, PoolHsm, Protocol):
+class Pooled(Hsm, PoolHsm, TokenMemory, Protocol):
     """Both halves of a partition."""
 
 

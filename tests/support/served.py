@@ -39,6 +39,7 @@ from hsmvault.model.vault_records import EpochRecord, RegionRecord, VaultRecord
 from hsmvault.regions.certificates import Authority, Certified
 from hsmvault.regions.issuers import Issuer
 from hsmvault.regions.ports import Executed
+from hsmvault.store.counters import Counters
 from hsmvault.store.store import Store
 from hsmvault.v1.access_service_pb2 import CreateRoleAssignmentRequest
 from hsmvault.v1.access_service_pb2_grpc import AccessServiceStub
@@ -273,9 +274,11 @@ def served(
         hsm.add_pair(other)
     ca = ca or Authority.make(directory / f"ca-{own}-{partition}", name="test")
     manager = manager or FakeManager()
+    url = f"sqlite:///{own}.db"
     with (
         _audited(directory, own, partition) as trail,
-        Store.open(f"sqlite:///{own}.db", region=own, home=directory) as store,
+        Store.open(url, region=own, home=directory) as store,
+        closing(Counters.open(url, home=directory)) as counters,
     ):
         if store.head() is None and own == "north":
             store.found(
@@ -287,6 +290,7 @@ def served(
             region=own,
             partition=partition,
             store=store,
+            counters=counters,
             hsm=hsm,
             witness=NoSibling(),
             manager=manager,

@@ -62,6 +62,18 @@ def test_a_new_region_begins_its_life_whatever_was_asked() -> None:
     assert (record.create_ms, record.update_ms) == (NOW, NOW)
 
 
+def test_no_region_ever_gets_the_ordinal_of_another() -> None:
+    """It decides what share of a key's GCM invocations is the region's own."""
+    former = dataclasses.replace(region("south", RegionState.PURGED), ordinal=1)
+    other = dataclasses.replace(region("west"), ordinal=2)
+    asked = dataclasses.replace(region("south"), ordinal=0)
+
+    again = add(asked, former, other)
+
+    assert again.ordinal == 3
+    assert add(region("east"), other, again).ordinal == 4
+
+
 @pytest.mark.parametrize("state", [RegionState.PURGED, RegionState.FAILED], ids=str)
 def test_a_name_that_is_free_again_goes_on_with_its_revisions(
     state: RegionState,
