@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from hsmvault.api.services import now_ms
 from hsmvault.config import RegionConfig
 from hsmvault.hsm.core import PartitionConfig
 from hsmvault.hsm.module import TokenAddress
@@ -9,6 +10,8 @@ from hsmvault.hsm.partition import Partition
 from hsmvault.server.secrets import read_secret, require_module
 from hsmvault.store.counters import Counters
 from hsmvault.store.store import Store
+from hsmvault.telemetry import Event, report
+from hsmvault.vault.invocations import Remembering, TokenMemory
 
 
 def open_partition(
@@ -44,9 +47,18 @@ def open_partition(
     )
 
 
-def open_counters(settings: RegionConfig) -> Counters:
-    """Open what the region counts, made if it is not there yet."""
-    return Counters.open(settings.store.url, home=settings.layout.directory)
+def open_counters(
+    settings: RegionConfig, token: TokenMemory
+) -> tuple[Counters, Remembering]:
+    """Open what the region counts, made if it is not there yet.
+
+    What the token remembers and the counters do not is lost, and kept as lost.
+    """
+    counters = Counters.open(settings.store.url, home=settings.layout.directory)
+    remembering = Remembering(counters, token)
+    if not remembering.compare(now_ms):
+        report(Event.COUNTERS_LOST)
+    return counters, remembering
 
 
 def open_store(settings: RegionConfig) -> Store:

@@ -29,7 +29,6 @@ from hsmvault.server.listeners import Listeners
 from hsmvault.server.opening import open_counters, open_partition, open_store
 from hsmvault.store.store import Store
 from hsmvault.telemetry import Event, identify, report
-from hsmvault.vault.invocations import Remembering
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import PartitionState
 
@@ -77,26 +76,20 @@ class PartitionServer:
             process=self._name,
         )
         trail.open()
-        counters = open_counters(self._settings)
-        remembering = Remembering(counters, hsm)
-        if not remembering.compare(services.now_ms):
-            report(Event.COUNTERS_LOST)
+        counters, remembering = open_counters(self._settings, hsm)
         report(Event.PARTITION_OPENED)
 
         memory = Memory(store, hsm, region=self._settings.region.name)
         layout = self._settings.layout
-        witness = SiblingWitness(layout, own=self._name)
-        manager = ManagerClient(layout)
-        siblings = PartitionClients(layout)
         public = services.build(
             region=self._settings.region.name,
             partition=self._name,
             store=store,
             counters=counters,
             hsm=hsm,
-            witness=witness,
-            manager=manager,
-            partitions=siblings,
+            witness=SiblingWitness(layout, own=self._name),
+            manager=ManagerClient(layout),
+            partitions=PartitionClients(layout),
             trail=trail,
             memory=memory,
             callers=Callers(self._settings.issuers),
