@@ -51,6 +51,9 @@ class AccessServicer:
     def create_role_definition(
         self, request: pb.CreateRoleDefinitionRequest, call: Call
     ) -> RoleDefinition:
+        require_named_by_id(
+            request.role_definition.name, "role_definition", request.role_definition_id
+        )
         return convert.custom(
             self.definitions.create(
                 requested(request, call),
@@ -122,6 +125,7 @@ class AccessServicer:
         self, request: pb.CreateRoleAssignmentRequest, call: Call
     ) -> RoleAssignment:
         wanted = request.role_assignment
+        require_named_by_id(wanted.name, "role_assignment", request.role_assignment_id)
         found = self.keeper.create(
             requested(request, call),
             id_=request.role_assignment_id,
@@ -160,6 +164,16 @@ class AccessServicer:
             if call.view.access.permits(call.principal, p, scope.path, call.via_region)
         ]
         return pb.TestPermissionsResponse(permissions=held)
+
+
+def require_named_by_id(name: str, resource: str, id_: str) -> None:
+    """Raise InvalidRequest where a new resource is named otherwise than by its id."""
+    head, _, tail = resource.partition("_")
+    if name and (not id_ or name != f"{head}{tail.capitalize()}s/{id_}"):
+        raise InvalidRequest(
+            "{resource}.name is chosen by {resource}_id: leave it empty",
+            resource=resource,
+        )
 
 
 def _definition(name: str, access: Access) -> RoleDefinition:
