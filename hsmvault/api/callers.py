@@ -15,7 +15,7 @@ from hsmvault import telemetry
 from hsmvault.api.account import Authentication
 from hsmvault.api.identity import Identity, read, require_now
 from hsmvault.api.tokens import Tokens
-from hsmvault.model.errors import CertificateRevoked, Unauthenticated
+from hsmvault.model.errors import Unauthenticated
 from hsmvault.model.vault_records import VaultRecord
 from hsmvault.regions import revocation
 from hsmvault.regions.issuers import Issuer
@@ -79,11 +79,11 @@ class Callers:
             self._learn(listed[1])
             self._listed = listed
         if listed[1].revoke(identity.issuer, identity.serial):
-            raise CertificateRevoked(
-                "the client certificate of {principal} with serial number {serial} was "
-                "revoked; issue another one: hsmvault caller add",
+            revocation.require_unrevoked(
+                vault.client_crl,
+                issuer=identity.issuer,
+                serial=identity.serial,
                 principal=identity.principal,
-                serial=f"{identity.serial:x}",
             )
         if time.time() > listed[1].next_update and self._overdue != listed[1].number:
             self._overdue = listed[1].number

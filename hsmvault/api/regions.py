@@ -21,6 +21,7 @@ from hsmvault.model.log import Position
 from hsmvault.model.names import RegionName
 from hsmvault.model.orders import Terms
 from hsmvault.model.vault_records import RegionRecord
+from hsmvault.regions import revocation
 from hsmvault.regions.card import Card
 from hsmvault.regions.ports import Executed
 from hsmvault.v1 import region_service_pb2 as pb
@@ -73,6 +74,12 @@ class RegionServicer:
                 signer=signer.principal,
                 principal=call.principal,
             )
+        revocation.require_unrevoked(
+            call.view.vault.client_crl,
+            issuer=signer.issuer,
+            serial=signer.serial,
+            principal=signer.principal,
+        )
         if name.region not in call.view.regions:
             raise NotFound("there is no {name}", name=name)
         done = self.manager.remove_region(

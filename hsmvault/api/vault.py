@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
-from cryptography import x509
-
 from hsmvault.api import convert_vault
 from hsmvault.api.dispatch import Call, requested
-from hsmvault.model.errors import InvalidRequest
 from hsmvault.model.vault_records import VaultRecord
+from hsmvault.regions import revocation
 from hsmvault.v1 import vault_service_pb2 as pb
 from hsmvault.v1.resources_pb2 import Vault
 from hsmvault.vault.vault_keeper import VaultKeeper
@@ -38,18 +36,8 @@ class VaultServicer:
 
 
 def _require_revocations(was: VaultRecord, now: VaultRecord) -> None:
-    """Refuse a revocation list that is not one of the callers' CA."""
-    if not now.client_crl or now.client_crl == was.client_crl:
-        return
-    try:
-        revoked = x509.load_pem_x509_crl(now.client_crl.encode())
-        authority = x509.load_pem_x509_certificate(now.client_ca.encode())
-        sound = revoked.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
-        raise InvalidRequest(
-            "client_crl does not read as a certificate revocation list in PEM"
-        ) from error
-    if not sound or revoked.issuer != authority.subject:
-        raise InvalidRequest(
-            "client_crl is not signed by the vault's client_ca; it is refused"
+    """Refuse a revocation list that is not the next one of the callers' CA."""
+    if now.client_crl != was.client_crl:
+        revocation.require_next(
+            now.client_crl, authority=now.client_ca, former=was.client_crl
         )

@@ -57,6 +57,12 @@ _OPTIONS: Final = (
         help="The CA of the vault's servers (PEM).",
     ),
     click.option(
+        "--token-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="HSMVAULT_TOKEN_FILE",
+        help="File with a token, in place of certificate and key.",
+    ),
+    click.option(
         "--at",
         "region",
         default="",
@@ -79,6 +85,7 @@ _OPTIONS: Final = (
 
 CONNECTION: Final = frozenset(
     {"profile", "endpoints", "certificate", "private_key", "ca", "region"}
+    | {"token_file"}
     | {"min_position", "validate_only", "output"}
 )
 """Parameters that help lists apart."""
@@ -101,6 +108,7 @@ class Connection:
     certificate: Path | None
     private_key: Path | None
     ca: Path | None
+    token_file: Path | None
     region: str
     min_position: str
     validate_only: bool
@@ -112,11 +120,12 @@ class Connection:
 
     def open(self) -> Vault:
         """Connect, or raise what is in the way."""
-        given = (self.endpoints, self.certificate, self.private_key, self.ca)
-        if self.profile is None and not all(given):
+        shown = self.token_file or (self.certificate and self.private_key)
+        if self.profile is None and not all((self.endpoints, shown, self.ca)):
             raise ConfigurationError(
                 "where is the vault, and who are you? Give --profile FILE (or set "
-                "HSMVAULT_PROFILE), or --endpoint with --certificate, --key and --ca. "
+                "HSMVAULT_PROFILE), or --endpoint with --ca, and --certificate and "
+                "--key, or --token-file. "
                 "`hsmvault dev up` starts a vault to try, and writes a profile"
             )
         return connect(
@@ -124,6 +133,7 @@ class Connection:
             certificate=self.certificate,
             key=self.private_key,
             ca=self.ca,
+            token=self.token_file,
             profile=self.profile,
             timeout=TIMEOUT,
         )
@@ -135,7 +145,14 @@ class Connection:
         if self.profile is None:
             raise ConfigurationError("give --profile, or --certificate and --key")
         known = Profile.load(self.profile)
-        return self.certificate or known.certificate, self.private_key or known.key
+        certificate = self.certificate or known.certificate
+        key = self.private_key or known.key
+        if certificate is None or key is None:
+            raise ConfigurationError(
+                "this is signed with the key of a client certificate, and you come "
+                "with a token; give --certificate and --key, or another --profile"
+            )
+        return certificate, key
 
 
 class Asking:

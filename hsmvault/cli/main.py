@@ -19,6 +19,7 @@ from hsmvault.cli.groups import Group
 from hsmvault.cli.key import key, version
 from hsmvault.cli.local import ceremony, partition, serve
 from hsmvault.cli.region import region
+from hsmvault.cli.revoking import revoke, revoked, show
 from hsmvault.cli.role import role
 from hsmvault.cli.status import status, topology
 from hsmvault.cli.vault import vault
@@ -51,6 +52,8 @@ def cli() -> None:
 
 for _command in (status, key, version, crypto, role, region, topology, client_config):
     cli.add_command(_command)
+for _command in (revoke, revoked, show):
+    caller.add_command(_command)
 for _command in (vault, caller, serve, ceremony, partition, dev):
     cli.add_command(_command)
 

@@ -32,6 +32,7 @@ class Pool:
         self._wanted = region
         self._turn = itertools.count()
         self._changes = threading.Condition()
+        self._retired: list[Endpoint] = []
         self._closed = False
         self._distances: Mapping[str, float] = {}
         self.map: VaultMap | None = None
@@ -105,6 +106,35 @@ class Pool:
                 order=self._ordered(learned),
             )
 
+    @property
+    def tokens(self) -> bool:
+        """Whether calls show tokens: these go to ports of their own."""
+        return self._credentials.token is not None
+
+    def renew(self) -> None:
+        """Connect anew where certificate, key or CA changed in their files.
+
+        The former connections take no more calls, and end at the next look: calls in
+        flight have until then.
+        """
+        with self._changes:
+            if self._closed:
+                return
+            _close(self._retired)
+            self._retired = []
+            fresh = self._credentials.renewed()
+            if fresh is self._credentials:
+                return
+            self._credentials = fresh
+            self._retired = [e for group in self._groups.values() for e in group]
+            self._groups = MappingProxyType(
+                {
+                    name: tuple(self._connect(e.place) for e in group)
+                    for name, group in self._groups.items()
+                }
+            )
+            self._changes.notify_all()
+
     def measured(self, distances: Mapping[str, float]) -> None:
         """Take note of how far the regions are, in seconds of a round trip."""
         with self._changes:
@@ -162,7 +192,10 @@ class Pool:
 
     def _connect(self, place: Place) -> Endpoint:
         return Endpoint(
-            place, self._credentials.channel(place.address), changed=self._notify
+            place,
+            self._credentials.channel(place.address),
+            changed=self._notify,
+            authorization=self._credentials.authorization,
         )
 
     def _notify(self) -> None:
@@ -175,7 +208,7 @@ class Pool:
             self._closed = True
             groups, self._groups = self._groups, MappingProxyType({})
             self._changes.notify_all()
-        closing = _close([e for group in groups.values() for e in group])
+        closing = _close([e for g in (*groups.values(), self._retired) for e in g])
         for thread in closing:
             thread.join()
 

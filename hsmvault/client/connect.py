@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from hsmvault.client.balancing import Pool
 from hsmvault.client.caller import Caller, Seen
-from hsmvault.client.credentials import Credentials, Source
+from hsmvault.client.credentials import Credentials, Source, Token
 from hsmvault.client.crypto import Crypto
 from hsmvault.client.failover import Failover, diagnosis
 from hsmvault.client.keys import Keys
@@ -104,7 +104,7 @@ class Vault(Crypto):
         answer, _ = self._failover.call(
             GET_TOPOLOGY, GetTopologyRequest(), timeout=DEADLINE, region=None
         )
-        self._pool.learn(VaultMap.of(answer))
+        self._pool.learn(VaultMap.of(answer, tokens=self._pool.tokens))
 
     def close(self) -> None:
         """End the background work and close every connection."""
@@ -130,6 +130,7 @@ def connect(
     certificate: Source | None = None,
     key: Source | None = None,
     ca: Source | None = None,
+    token: Token | None = None,
     profile: Path | str | None = None,
     region: str = "",
     timeout: float = DEADLINE,
@@ -137,25 +138,31 @@ def connect(
     """Connect to a vault by any of its addresses, and learn the others from it.
 
     Give `endpoints` (host:port, any region's), a client `certificate` with its `key`,
-    and the `ca` that the vault's servers are from: paths, or PEM as bytes. Or give a
-    `profile` that names them. `region` is preferred while it is healthy; by default
-    the nearest one is. Raises Unavailable if nobody answers within `timeout` seconds,
-    CertificateRefused if a certificate is in the way, ConfigurationError for a file
-    that is missing.
+    and the `ca` that the vault's servers are from: paths, or PEM as bytes. Or, in place
+    of a certificate, a `token`: the path of a file that holds one, or what returns one
+    for each call; `endpoints` are token ports then. Or give a `profile` that names
+    them. Files that change come into use within 15 seconds, tokens at the next call.
+    `region` is preferred while it is healthy; by default the nearest one is. Raises
+    Unavailable if nobody answers within `timeout` seconds, CertificateRefused if a
+    certificate is in the way, ConfigurationError for a file that is missing.
     """
     if profile is not None:
         known = Profile.load(Path(profile))
         endpoints = endpoints or known.endpoints
-        certificate = certificate or known.certificate
-        key, ca = key or known.key, ca or known.ca
-        region = region or known.region
+        ca, region = ca or known.ca, region or known.region
+        if certificate is None and key is None and token is None:
+            certificate, key, token = known.certificate, known.key, known.token
+        elif token is None:
+            certificate, key = certificate or known.certificate, key or known.key
     seeds = [endpoints] if isinstance(endpoints, str) else list(endpoints)
-    if not seeds or certificate is None or key is None or ca is None:
+    shown = token is not None or (certificate is not None and key is not None)
+    if not seeds or not shown or ca is None:
         raise ConfigurationError(
-            "to connect takes endpoints, certificate, key and ca, or a profile that "
-            "names them; `hsmvault caller add` and `hsmvault dev up` write one"
+            "to connect takes endpoints, certificate, key and ca (or a token and ca), "
+            "or a profile that names them; `hsmvault caller add` and `hsmvault dev up` "
+            "write one"
         )
-    credentials = Credentials.load(certificate=certificate, key=key, ca=ca)
+    credentials = Credentials.load(certificate=certificate, key=key, ca=ca, token=token)
     pool = Pool(credentials, seeds, region=region)
     try:
         return _opened(pool, timeout)
@@ -177,7 +184,8 @@ def _opened(pool: Pool, timeout: float) -> Vault:
     refresher = Refresher(pool, ask)
     failover = Failover(pool, troubled=refresher.troubled)
     _await_somebody(pool, ends)
-    pool.learn(VaultMap.of(ask(max(ends - time.monotonic(), _LOOK))))
+    answer = ask(max(ends - time.monotonic(), _LOOK))
+    pool.learn(VaultMap.of(answer, tokens=pool.tokens))
     first = pool.order[0] if pool.order else None
     warm = min(time.monotonic() + _WARM, ends)
     while pool.unready(first) and time.monotonic() < warm:

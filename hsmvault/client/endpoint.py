@@ -25,11 +25,17 @@ class Endpoint:
     """
 
     def __init__(
-        self, place: Place, channel: grpc.Channel, *, changed: Callable[[], None]
+        self,
+        place: Place,
+        channel: grpc.Channel,
+        *,
+        changed: Callable[[], None],
+        authorization: Callable[[], Metadata] = lambda: (),
     ) -> None:
         self.place = place
         self._channel = channel
         self._changed = changed
+        self._authorization = authorization
         self._calls: dict[str, grpc.UnaryUnaryMultiCallable[Any, Any]] = {}
         self._failures = 0
         self._rests_until = 0.0
@@ -63,7 +69,9 @@ class Endpoint:
                 response_deserializer=method.decode,
             )
             self._calls[method.path] = call
-        answer, ended = call.with_call(request, timeout=timeout, metadata=metadata)
+        answer, ended = call.with_call(
+            request, timeout=timeout, metadata=(*metadata, *self._authorization())
+        )
         if self._failures:
             self._failures, self._rests_until = 0, 0.0
         return answer, tuple(ended.trailing_metadata() or ())

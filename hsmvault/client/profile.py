@@ -1,12 +1,13 @@
 """A profile: one file that says where the vault is and who we are.
 
 JSON with `endpoints`, `certificate`, `key`, `ca` and perhaps `region` (the preferred
-one). Paths are relative to the file. It holds no secret itself, only the key's path.
+one); or with `token`, a file, in place of the certificate and its key. Paths are
+relative to the file. It holds no secret itself, only the key's or the token's path.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -19,10 +20,12 @@ class Profile:
     """Where, and as whom."""
 
     endpoints: tuple[str, ...]
-    certificate: Path
-    key: Path
+    certificate: Path | None
+    key: Path | None
     ca: Path
     region: str = ""
+    token: Path | None = None
+    """A file with a token, in place of certificate and key."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -30,9 +33,9 @@ class Profile:
         try:
             fields = from_json(path.read_text())
             endpoints = tuple(map(str, fields["endpoints"]))
-            certificate, key, ca = (
-                path.parent / str(fields[n]) for n in ("certificate", "key", "ca")
-            )
+            token = fields.get("token")
+            shown = ("certificate", "key") if token is None else ("token",)
+            files = {n: path.parent / str(fields[n]) for n in (*shown, "ca")}
             region = str(fields.get("region", ""))
         except OSError as error:
             raise ConfigurationError(
@@ -42,17 +45,28 @@ class Profile:
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise ConfigurationError(
                 f"the profile {path} is not as expected: JSON with endpoints (a list), "
-                "certificate, key and ca"
+                "certificate, key and ca; or token instead of certificate and key"
             ) from error
-        return cls(endpoints, certificate, key, ca, region)
+        return cls(
+            endpoints,
+            files.get("certificate"),
+            files.get("key"),
+            files["ca"],
+            region,
+            files.get("token"),
+        )
 
     def save(self, path: Path) -> None:
         """Write the profile; paths below its own directory become relative."""
+        files = {
+            "certificate": self.certificate,
+            "key": self.key,
+            "token": self.token,
+            "ca": self.ca,
+        }
         fields = {
             "endpoints": list(self.endpoints),
-            "certificate": _near(self.certificate, path),
-            "key": _near(self.key, path),
-            "ca": _near(self.ca, path),
+            **{name: _near(file, path) for name, file in files.items() if file},
             "region": self.region,
         }
         path.write_text(json.dumps(fields, indent=2) + "\n")
@@ -60,9 +74,7 @@ class Profile:
     def extended(self, endpoints: Sequence[str]) -> Self:
         """Return this profile with further endpoints, each once."""
         known = dict.fromkeys((*self.endpoints, *endpoints))
-        return type(self)(
-            tuple(known), self.certificate, self.key, self.ca, self.region
-        )
+        return replace(self, endpoints=tuple(known))
 
 
 def _near(file: Path, profile: Path) -> str:

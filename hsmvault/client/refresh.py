@@ -11,7 +11,7 @@ import grpc
 from hsmvault.client.balancing import Pool
 from hsmvault.client.methods import GET_TOPOLOGY
 from hsmvault.client.topology import VaultMap
-from hsmvault.model.errors import VaultError
+from hsmvault.model.errors import ConfigurationError, VaultError
 from hsmvault.v1.region_service_pb2 import GetTopologyRequest, Topology
 
 INTERVAL: Final = 15.0
@@ -54,9 +54,10 @@ class Refresher:
             self._closing.wait(SETTLE)
 
     def _refresh(self) -> None:
+        self._pool.renew()
         try:
-            self._pool.learn(VaultMap.of(self._ask(TIMEOUT)))
-        except VaultError:
+            self._pool.learn(VaultMap.of(self._ask(TIMEOUT), tokens=self._pool.tokens))
+        except (VaultError, ConfigurationError):
             # Nobody we know answers. What we were given at first may still be right.
             if not self._pool.ready():
                 self._pool.start_over()
@@ -71,7 +72,7 @@ class Refresher:
             endpoint = self._pool.pick(region)
             if endpoint is None or self._closing.is_set():
                 continue
-            with contextlib.suppress(grpc.RpcError, ValueError):
+            with contextlib.suppress(grpc.RpcError, ValueError, ConfigurationError):
                 begun = time.monotonic()
                 endpoint.invoke(
                     GET_TOPOLOGY, GetTopologyRequest(), timeout=TIMEOUT, metadata=()

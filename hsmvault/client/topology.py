@@ -37,18 +37,28 @@ class RegionMap:
     places: tuple[Place, ...]
 
     @classmethod
-    def of(cls, message: resources.Region) -> Self:
-        """Take over what the vault says of one region."""
+    def of(cls, message: resources.Region, *, tokens: bool = False) -> Self:
+        """Take over what the vault says of one region.
+
+        Callers with `tokens` connect to ports of their own, if the region has them.
+        """
         region = message.name.removeprefix("regions/")
+        addresses = [
+            (p.token_endpoint if tokens else p.endpoint, p.name)
+            for p in message.partitions
+        ]
+        if not any(address for address, _ in addresses):
+            shared = message.token_endpoint if tokens else message.endpoint
+            addresses = [(shared, "")]
         places = tuple(
-            Place(p.endpoint, region, p.name) for p in message.partitions if p.endpoint
+            Place(address, region, name) for address, name in addresses if address
         )
         return cls(
             region,
             message.primary,
-            message.state in _GENERAL or message.primary,
+            (message.state in _GENERAL or message.primary) and bool(places),
             message.endpoint,
-            places or (Place(message.endpoint, region),),
+            places,
         )
 
 
@@ -63,12 +73,12 @@ class VaultMap:
     position: Position | None
 
     @classmethod
-    def of(cls, message: messages.Topology) -> Self:
-        """Take over a vault's answer to GetTopology."""
+    def of(cls, message: messages.Topology, *, tokens: bool = False) -> Self:
+        """Take over a vault's answer to GetTopology, for callers with `tokens`."""
         return cls(
             message.vault_id,
             tuple(
-                RegionMap.of(r)
+                RegionMap.of(r, tokens=tokens)
                 for r in message.regions
                 if r.state in _REACHABLE or r.primary
             ),

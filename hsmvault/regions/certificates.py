@@ -7,12 +7,13 @@ private identity certifies itself, and its peers pin it.
 import datetime
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -30,6 +31,8 @@ CA_DAYS: Final = 3650
 SERVER_DAYS: Final = 825
 """Longer lifetimes are refused by some TLS stacks."""
 CALLER_DAYS: Final = 90
+REVOCATIONS_DAYS: Final = 30
+"""By then there should be a next list; until there is, the last one stays in force."""
 IDENTITY_DAYS: Final = 3650
 """Peers pin the certificate itself; a new one takes a ceremony."""
 
@@ -145,6 +148,54 @@ class Authority:
         return self._issue(
             _subject(name), names, ExtendedKeyUsageOID.CLIENT_AUTH, days=days
         )
+
+    def revocations(
+        self,
+        former: str,
+        serials: Collection[int],
+        *,
+        number: int,
+        days: int = REVOCATIONS_DAYS,
+    ) -> str:
+        """Sign the revocation list that follows `former`, which it all contains.
+
+        The list is PEM (RFC 5280, 5), number `number`, and wants a next one in `days`.
+        """
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._certificate.subject)
+            .last_update(now)
+            .next_update(now + datetime.timedelta(days=days))
+            .add_extension(x509.CRLNumber(number), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(
+                    self._key.public_key()
+                ),
+                critical=False,
+            )
+        )
+        dates = dict.fromkeys(serials, now)
+        if former:
+            known = x509.load_pem_x509_crl(former.encode())
+            dates.update({o.serial_number: o.revocation_date_utc for o in known})
+        for serial, date in sorted(dates.items()):
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder()
+                .serial_number(serial)
+                .revocation_date(date)
+                .build()
+            )
+        signed = builder.sign(self._key, hashes.SHA256())
+        return signed.public_bytes(Encoding.PEM).decode("ascii")
+
+    def issued(self, certificate: x509.Certificate) -> bool:
+        """Tell whether this CA issued a certificate."""
+        try:
+            certificate.verify_directly_issued_by(self._certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
 
     def _issue(
         self,

@@ -29,6 +29,7 @@ from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, SignedHead, c
 from hsmvault.model.orders import ORDER_MS, RemovalOrder
 from hsmvault.model.stored import StoredRecord
 from hsmvault.model.vault_records import RegionRecord
+from hsmvault.regions import revocation
 from hsmvault.regions.ports import Officers, Purging, Workers
 from hsmvault.regions.registry import Registry
 from hsmvault.regions.signatures import signed_by, signed_by_certificate
@@ -89,6 +90,12 @@ def require_administrator(
             region=order.region,
         )
     principal = _principal(certificate)
+    revocation.require_unrevoked(
+        vault.client_crl,
+        issuer=certificate.issuer.rfc4514_string(),
+        serial=certificate.serial_number,
+        principal=principal,
+    )
     # The order was given to the primary: that is where its giver must hold the right.
     primary = registry.primary()
     if not allowed(

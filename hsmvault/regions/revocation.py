@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from hsmvault.model.errors import IntegrityFailure, InvalidRequest
+from hsmvault.model.errors import CertificateRevoked, IntegrityFailure, InvalidRequest
 
 BYTES_MAX: Final = 128 * 1024
 """Some 2 000 entries. It travels in one request, and to every region."""
@@ -50,6 +50,17 @@ def read(pem: str) -> Revocations:
         raise IntegrityFailure(
             "the vault's revocation list does not read; nobody is let in without it"
         ) from error
+
+
+def require_unrevoked(pem: str, *, issuer: str, serial: int, principal: str) -> None:
+    """Raise CertificateRevoked if the vault's list names a certificate."""
+    if pem and read(pem).revoke(issuer, serial):
+        raise CertificateRevoked(
+            "the client certificate of {principal} with serial number {serial} was "
+            "revoked; issue another one: hsmvault caller add",
+            principal=principal,
+            serial=f"{serial:x}",
+        )
 
 
 def require_next(pem: str, *, authority: str, former: str) -> Revocations:
@@ -147,7 +158,7 @@ def _require_signed(crl: x509.CertificateRevocationList, authority: str) -> None
     if not signed:
         raise InvalidRequest(
             "the revocation list is not signed by the CA that certifies this vault's "
-            "callers; hsmvault caller revoke --ca DIR makes one that is"
+            "callers; hsmvault caller revoke --ca-directory DIR makes one that is"
         )
 
 
