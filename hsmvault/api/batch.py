@@ -27,7 +27,7 @@ from hsmvault.model.errors import (
 )
 from hsmvault.v1 import crypto_service_pb2 as pb
 from hsmvault.vault.crypto import Crypto
-from hsmvault.vault.view import Caller
+from hsmvault.vault.view import Caller, View
 
 ITEMS_MAX: Final = 1000
 REFERENCE_MAX: Final = 256
@@ -61,9 +61,20 @@ class _Kind:
 class BatchingServicer(CryptoServicer):
     """All of CryptoService."""
 
-    def __init__(self, crypto: Crypto, *, region: str, partition: str) -> None:
-        """Have each kind of item do, and need, what the RPC of its own name does."""
+    def __init__(
+        self,
+        crypto: Crypto,
+        *,
+        region: str,
+        partition: str,
+        charge: Callable[[str, int, View], None] = lambda _who, _count, _view: None,
+    ) -> None:
+        """Have each kind of item do, and need, what the RPC of its own name does.
+
+        `charge` counts a principal's items beyond the first, as calls.
+        """
         super().__init__(crypto, region=region, partition=partition)
+        self._charge = charge
         bodies: dict[str, tuple[str, Serve]] = {
             "sign": ("Sign", self.sign),
             "verify": ("Verify", self.verify),
@@ -87,6 +98,7 @@ class BatchingServicer(CryptoServicer):
                 given=count,
                 most=ITEMS_MAX,
             )
+        self._charge(call.principal, count - 1, call.view)
         response = pb.BatchResponse(served=self.served(call))
         results, run = response.results, _Run(self._kinds, call)
         for number, item in enumerate(request.items):

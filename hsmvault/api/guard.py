@@ -32,7 +32,13 @@ from hsmvault.api.forwarding import Refused, Writes
 from hsmvault.api.identity import Identity
 from hsmvault.api.permissions import Write
 from hsmvault.api.status import abort, code_and_reason, status_of, status_of_bug
-from hsmvault.model.errors import AuditUnavailable, InvalidRequest, TooLarge, VaultError
+from hsmvault.model.errors import (
+    AuditUnavailable,
+    InvalidRequest,
+    TooLarge,
+    Unauthenticated,
+    VaultError,
+)
 from hsmvault.model.log import Position
 from hsmvault.regions.ports import Executed
 from hsmvault.vault.memory import Memory
@@ -51,8 +57,11 @@ class Answer:
     status: Status | None = None
 
 
-Admission = Callable[[Identity, str, View], None]
-"""Lets a caller in, from a peer's address, or raises a VaultError."""
+Admission = Callable[[Identity | None, str, View], None]
+"""Lets a caller in, from a peer's address, or raises a VaultError.
+
+Also asked about nobody, who is refused in any case: it may raise what tells less.
+"""
 
 
 class Guard:
@@ -110,7 +119,7 @@ class Guard:
 
         def refuse(_raw: bytes, context: grpc.ServicerContext) -> bytes:
             def run() -> tuple[bytes, str]:
-                self._identify(context, told)
+                self._admitted(context, told)
                 raise error
 
             told = Underway(method, context.peer(), abandon=context.cancel)
@@ -205,11 +214,8 @@ class Guard:
         told: Underway,
     ) -> tuple[bytes, str]:
         """Let in a caller who came themselves, and serve them."""
-        identity = self._identify(context, told)
+        identity, view = self._admitted(context, told)
         self._auditing.require()
-        view = self._memory.refresh()
-        for admit in self._admissions:
-            admit(identity, told.peer, view)
         seconds = 0.0
         if waits:
             seconds = _seconds(context)
@@ -228,11 +234,24 @@ class Guard:
         )
         return self._run(endpoint, raw, call)
 
-    def _identify(self, context: grpc.ServicerContext, told: Underway) -> Identity:
-        identity = self._callers.identify(context)
+    def _admitted(
+        self, context: grpc.ServicerContext, told: Underway
+    ) -> tuple[Identity, View]:
+        """Say who calls, and let them in, as of a view that is not older than now."""
+        try:
+            identity = self._callers.identify(context)
+        except Unauthenticated:
+            self._admit(None, told.peer)
+            raise
         told.principal = identity.principal
         told.authentication = identity.authentication
-        return identity
+        return identity, self._admit(identity, told.peer)
+
+    def _admit(self, identity: Identity | None, peer: str) -> View:
+        view = self._memory.refresh()
+        for admit in self._admissions:
+            admit(identity, peer, view)
+        return view
 
     def _run(self, endpoint: Endpoint, raw: bytes, call: Call) -> tuple[bytes, str]:
         """Decide, and answer: the serialised response, and the position reached."""

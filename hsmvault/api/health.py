@@ -1,10 +1,13 @@
 """Health and reflection: for every caller with a certificate, in pools of their own.
 
+Health answers from any network: balancers ask, and it tells nothing but whether calls
+are welcome. Reflection answers only where calls may come from.
+
 A call that hangs in the vault must not make a healthy partition look dead, and an open
 reflection stream must not take a serving thread.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -12,13 +15,20 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from hsmvault.api.status import abort, status_of
+from hsmvault.model.errors import VaultError
+
 REFLECTION_THREADS: Final = 2
 
 
 class Attendant:
     """Answers for the server itself."""
 
-    def __init__(self, services: Sequence[str]) -> None:
+    def __init__(
+        self, services: Sequence[str], *, admit: Callable[[str], None]
+    ) -> None:
+        """`admit` raises a VaultError for peers who may not come in."""
+        self._admit = admit
         self._health_pool = ThreadPoolExecutor(1, thread_name_prefix="health")
         self._reflection_pool = ThreadPoolExecutor(
             REFLECTION_THREADS, thread_name_prefix="reflection"
@@ -73,8 +83,18 @@ class Attendant:
         )
 
     def _reflection_handler(self) -> grpc.GenericRpcHandler:
+        def admitted(requests: Iterator[Any], peer: str) -> Iterator[Any]:
+            # Again for each: a stream outlives what the vault allowed at its start.
+            for request in requests:
+                self._admit(peer)
+                yield request
+
         def inform(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            yield from self._reflection.ServerReflectionInfo(requests, context)
+            known = admitted(requests, context.peer())
+            try:
+                yield from self._reflection.ServerReflectionInfo(known, context)
+            except VaultError as error:
+                abort(context, status_of(error))
 
         setattr(inform, "experimental_thread_pool", self._reflection_pool)  # noqa: B010
         return grpc.method_handlers_generic_handler(

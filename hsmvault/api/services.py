@@ -13,6 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from hsmvault.api.access import AccessServicer
 from hsmvault.api.account import Observer
+from hsmvault.api.admission import Door, require_network
 from hsmvault.api.auditing import Auditing
 from hsmvault.api.batch import BatchingServicer
 from hsmvault.api.callers import Callers
@@ -132,7 +133,9 @@ class Services:
             for name in ("waiting", "writing", "batching")
         )
         names = [service.full_name for service in SERVICES]
-        self.attendant = Attendant(names)
+        self.attendant = Attendant(
+            names, admit=lambda peer: require_network(peer, memory.refresh())
+        )
         self.options = server_options(limits)
         self._handler = _Handler(
             guard,
@@ -275,6 +278,7 @@ def build(
     limits: Limits | None = None,
     clock: Clock = now_ms,
     observers: Sequence[Observer] = (),
+    door: Door | None = None,
 ) -> Services:
     """Wire the vault behind its services, for one partition of one region."""
     limits = limits or Limits()
@@ -282,6 +286,7 @@ def build(
     callers = callers or Callers()
     writer = Writer(store, hsm, memory, clock)
     catalogue = Catalogue(store, memory)
+    door = door or Door()
     servicers: dict[str, object] = {
         "KeyService": KeyServicer(
             KeyMaker(store, hsm, witness, memory, writer, clock, new_id),
@@ -293,6 +298,7 @@ def build(
             Crypto(hsm, Plans(memory, clock), Invocations(counters, memory)),
             region=region,
             partition=partition,
+            charge=door.charge,
         ),
         "AccessService": AccessServicer(
             AccessKeeper(store, memory, writer, clock, new_id),
@@ -308,6 +314,7 @@ def build(
         partition=partition,
         message_bytes=limits.message_bytes,
         auditing=Auditing(trail),
+        admissions=(door,),
         observers=observers,
     )
     return Services(

@@ -8,7 +8,12 @@ from typing import Final, NoReturn
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import ErrorInfo, PreconditionFailure, RetryInfo
+from google.rpc.error_details_pb2 import (
+    ErrorInfo,
+    PreconditionFailure,
+    QuotaFailure,
+    RetryInfo,
+)
 from google.rpc.status_pb2 import Status
 
 from hsmvault import telemetry
@@ -56,9 +61,15 @@ def status_of(error: errors.VaultError) -> Status:
         ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts)
     ]
     if group in RETRY_MS:
-        details.append(
-            RetryInfo(retry_delay=Duration(nanos=RETRY_MS[group] * 1_000_000))
+        wait = Duration()
+        wait.FromMilliseconds(int(facts.get("retry_ms", RETRY_MS[group])))
+        details.append(RetryInfo(retry_delay=wait))
+    if isinstance(error, errors.RateLimited):
+        who = facts.get("principal") or facts.get("address", "")
+        violation = QuotaFailure.Violation(
+            subject=who, description=str(error)[:FACT_CHARACTERS_MAX]
         )
+        details.append(QuotaFailure(violations=[violation]))
     if group is errors.WrongState:
         details.append(
             PreconditionFailure(

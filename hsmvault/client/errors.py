@@ -75,6 +75,16 @@ def info_of(status: status_pb2.Status | None) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
+def retry_delay(call: grpc.RpcError) -> float | None:
+    """Return after how many seconds the vault wants to be asked again, if it says."""
+    status = status_of(call)
+    for detail in status.details if status else ():
+        info = error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            return info.retry_delay.ToNanoseconds() / 1e9
+    return None
+
+
 def from_rpc(call: grpc.RpcError) -> VaultError:
     """Return our error for a failed call. The call stays the cause, if raised so."""
     code = call.code()

@@ -1,9 +1,9 @@
 """One call, as many tries as it takes: another partition, then another region.
 
 What is tried again is what cannot do harm: reads and cryptography always, a write only
-with its request_id, by which the vault answers the second as it answered the first. A
-refusal is an answer: PRIMARY_UNAVAILABLE is the policy's word, and no other region
-would say otherwise.
+with its request_id, by which the vault answers the second as it answered the first. Who
+is told when to come back comes back then. Any other refusal is an answer:
+PRIMARY_UNAVAILABLE is the policy's word, and no other region would say otherwise.
 """
 
 import time
@@ -21,10 +21,13 @@ from hsmvault.client.errors import (
     closed_on_us,
     from_rpc,
     refused_certificate,
+    retry_delay,
 )
 from hsmvault.client.methods import A, Method, Q, Repeat
 from hsmvault.model.errors import (
     NotPrimary,
+    Overloaded,
+    RateLimited,
     RegionBehind,
     Unavailable,
     VaultError,
@@ -150,6 +153,9 @@ class Failover:
         if isinstance(failure, NotPrimary):
             self._redirect(journey, failure, error)
             return
+        if isinstance(failure, Overloaded):
+            self._overloaded(journey, endpoint, failure, error)
+            return
         code = error.code()
         if code not in _TRANSPORT:
             raise failure from error
@@ -166,6 +172,23 @@ class Failover:
         endpoint.rest()
         journey.avoid.add(endpoint)
         self._troubled()
+
+    def _overloaded(
+        self,
+        journey: Journey,
+        endpoint: Endpoint,
+        failure: Overloaded,
+        error: grpc.RpcError,
+    ) -> None:
+        """Ask again when the vault said so, where that is in time."""
+        delay = retry_delay(error)
+        if delay is None or delay >= journey.left:
+            raise failure from error
+        if isinstance(failure, RateLimited):
+            # Another partition would answer sooner; but the limit is meant for us.
+            time.sleep(delay)
+        else:
+            journey.avoid.add(endpoint)
 
     def _gone(self, journey: Journey, endpoint: Endpoint, error: ValueError) -> None:
         if not self._pool.order:

@@ -78,6 +78,17 @@ def address_of(peer: str) -> Address | None:
     return found if mapped is None else mapped
 
 
+def site_of(peer: str) -> str:
+    """Name the place that a peer's address is of: an IPv4 address, an IPv6 /64.
+
+    Whoever has an IPv6 address usually has all of its /64 (RFC 6177).
+    """
+    address = address_of(peer)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((address, 64), strict=False))
+    return str(address)
+
+
 def admits(networks: tuple[str, ...], peer: str) -> bool:
     """Tell whether a peer's address lies in one of these networks.
 

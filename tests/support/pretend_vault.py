@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 import hsmvault
@@ -41,12 +40,19 @@ def refuse(
     code: grpc.StatusCode,
     reason: str,
     message: str = "",
+    *,
+    retry_ms: int | None = None,
     **facts: str,
 ) -> None:
     """End a call as the vault does: with a reason and facts in the details."""
-    detail = AnyMessage()
-    detail.Pack(ErrorInfo(reason=reason, domain="hsmvault", metadata=facts))
-    status = Status(code=code.value[0], message=message or reason, details=[detail])
+    status = Status(code=code.value[0], message=message or reason)
+    status.details.add().Pack(
+        ErrorInfo(reason=reason, domain="hsmvault", metadata=facts)
+    )
+    if retry_ms is not None:
+        retry = RetryInfo()
+        retry.retry_delay.FromMilliseconds(retry_ms)
+        status.details.add().Pack(retry)
     context.set_trailing_metadata(
         (("grpc-status-details-bin", status.SerializeToString()),)
     )

@@ -18,6 +18,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from hsmvault.api.account import Observer
+from hsmvault.api.admission import Door
 from hsmvault.api.callers import Callers
 from hsmvault.api.services import Limits, Services, build
 from hsmvault.audit.trail import Trail
@@ -267,6 +268,7 @@ def served(
     limits: Limits | None = None,
     observers: Sequence[Observer] = (),
     issuers: Sequence[Issuer] = (),
+    door: Door | None = None,
 ) -> Iterator[Served]:
     """Serve a region whose store lies in `directory`; founded if it is empty."""
     hsm = FakeHsm(partition, own, keys, vault_id=VAULT_ID)
@@ -281,11 +283,7 @@ def served(
         closing(Counters.open(url, home=directory)) as counters,
     ):
         if store.head() is None and own == "north":
-            store.found(
-                [change(record, hsm) for record in records or genesis()],
-                time_ms=1,
-                epoch=Epoch(1, "north"),
-            )
+            _found(store, [change(record, hsm) for record in records or genesis()])
         services = build(
             region=own,
             partition=partition,
@@ -300,6 +298,7 @@ def served(
             observers=observers,
             callers=Callers(issuers),
             trail=trail,
+            door=door,
         )
         with ThreadPoolExecutor(4) as pool:
             server = grpc.server(pool, options=services.options)
@@ -314,6 +313,10 @@ def served(
                 one.close()
                 server.stop(None).wait()
                 services.close()
+
+
+def _found(store: Store, changes: Sequence[Change]) -> None:
+    store.found(changes, time_ms=1, epoch=Epoch(1, "north"))
 
 
 @contextmanager

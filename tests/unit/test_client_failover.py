@@ -1,8 +1,10 @@
 """The client goes on while anybody answers, and repeats only what is harmless."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import grpc
@@ -355,3 +357,64 @@ def test_the_nearest_region_is_preferred_unless_one_is_named(
         client._pool.measured(distances)
 
         assert client.order == order
+
+
+def _limits(
+    vault: PretendVault, method: str, reason: str, *, retry_ms: int | None, times: int
+) -> list[float]:
+    """Have a method refused so often, by any partition; when it was asked."""
+    asked: list[float] = []
+
+    def answer(
+        partition: PretendPartition, request: bytes, context: grpc.ServicerContext
+    ) -> Message:
+        asked.append(time.monotonic())
+        if len(asked) <= times:
+            refuse(
+                context,
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                reason,
+                retry_ms=retry_ms,
+            )
+        return STANDARD[method](partition, request, context)
+
+    for region in vault.regions:
+        vault.answers[region, "", method] = answer
+    return asked
+
+
+def test_who_is_told_when_to_come_back_comes_back_then_and_not_before(
+    vault: PretendVault,
+) -> None:
+    asked = _limits(vault, "Sign", "RATE_LIMITED", retry_ms=80, times=2)
+
+    with vault.connect() as client:
+        served = sign(client)
+
+    assert served
+    assert len(asked) == 3
+    assert all(later - earlier >= 0.08 for earlier, later in pairwise(asked))
+
+
+def test_a_partition_that_is_full_sends_the_call_to_another(
+    vault: PretendVault,
+) -> None:
+    asked = _limits(vault, "CreateKey", "OVERLOADED", retry_ms=100, times=1)
+
+    with vault.connect() as client:
+        made = client.keys.create("payroll")
+
+    assert made.name == "keys/payroll"
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("retry_ms", [None, 60_000])
+def test_a_limit_that_outlasts_the_call_is_the_callers_to_hear_of(
+    vault: PretendVault, retry_ms: int | None
+) -> None:
+    asked = _limits(vault, "Sign", "RATE_LIMITED", retry_ms=retry_ms, times=9)
+
+    with vault.connect() as client, pytest.raises(errors.RateLimited):
+        client.sign("payroll", "ES256", digest=DIGEST, timeout=5)
+
+    assert len(asked) == 1
