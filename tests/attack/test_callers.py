@@ -8,25 +8,15 @@ import datetime
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsmvault.api.identity import read
 from hsmvault.model.access import CRYPTO_AUDITOR, CRYPTO_USER
 from hsmvault.model.errors import Unauthenticated
-from hsmvault.regions.certificates import Certified
 from hsmvault.v1.access_service_pb2 import (
     DeleteRoleAssignmentRequest,
     GetRoleAssignmentRequest,
@@ -35,6 +25,7 @@ from hsmvault.v1.crypto_service_pb2 import SignRequest
 from hsmvault.v1.key_service_pb2 import CreateKeyRequest
 from hsmvault.v1.region_service_pb2 import WaitForPositionRequest
 from hsmvault.v1.resources_pb2 import Key, KeySpec
+from tests.support.certified import certified
 from tests.support.served import Served, grant, make_key, refusal, served, signed
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -48,38 +39,11 @@ def north(tmp_path: Path) -> Iterator[Served]:
         yield one
 
 
-def _certified(
-    directory: Path, name: str, *extensions: x509.ExtensionType
-) -> Certified:
-    """Have the CA of `directory` certify whatever is asked for."""
-    (keys,) = directory.glob("ca-*/ca.key")
-    authority: Any = load_pem_private_key(keys.read_bytes(), None)
-    ca = x509.load_pem_x509_certificate(keys.with_suffix(".pem").read_bytes())
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(ca.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - datetime.timedelta(minutes=5))
-        .not_valid_after(NOW + datetime.timedelta(minutes=50))
-    )
-    for extension in extensions:
-        builder = builder.add_extension(extension, critical=False)
-    return Certified(
-        builder.sign(authority, hashes.SHA256()).public_bytes(Encoding.PEM),
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    )
-
-
 def test_a_uri_that_is_spelled_like_a_common_name_is_nobody(
     north: Served, tmp_path: Path
 ) -> None:
     name = x509.UniformResourceIdentifier("CN=uma")
-    eve = north.connect(
-        _certified(tmp_path, "eve", x509.SubjectAlternativeName([name]))
-    )
+    eve = north.connect(certified(tmp_path, "eve", x509.SubjectAlternativeName([name])))
 
     told = refusal(lambda: signed(eve, "keys/a"))
 
@@ -90,9 +54,9 @@ def test_a_common_name_that_is_spelled_like_a_spiffe_id_is_a_common_name(
     tmp_path: Path, north: Served
 ) -> None:
     assert north.store.head() is not None
-    certified = _certified(tmp_path, "spiffe://acme/app")
+    shown = certified(tmp_path, "spiffe://acme/app")
 
-    assert read(certified.certificate).principal == "CN=spiffe://acme/app"
+    assert read(shown.certificate).principal == "CN=spiffe://acme/app"
 
 
 def test_a_certificate_that_the_parser_chokes_on_is_no_bug_of_ours(
@@ -105,10 +69,8 @@ def test_a_certificate_that_the_parser_chokes_on_is_no_bug_of_ours(
         x509.ObjectIdentifier("2.5.29.127"),
         x509.SubjectAlternativeName(names).public_bytes(),
     )
-    certified = _certified(tmp_path, "eve", x509.SubjectAlternativeName(names), other)
-    der = x509.load_pem_x509_certificate(certified.certificate).public_bytes(
-        Encoding.DER
-    )
+    shown = certified(tmp_path, "eve", x509.SubjectAlternativeName(names), other)
+    der = x509.load_pem_x509_certificate(shown.certificate).public_bytes(Encoding.DER)
     twice = der.replace(bytes.fromhex("0603551d7f"), bytes.fromhex("0603551d11"))
 
     with pytest.raises(Unauthenticated):
