@@ -66,6 +66,15 @@ class Event(StrEnum):
     KEYS_SEALED = "keys.sealed"
     VERSION_CURRENT = "version.current"
     """A rotated key's new version became current: every region holds it."""
+    KEY_ROTATED = "key.rotated"
+    """By itself, because its rotation policy said so."""
+    ROTATION_SKIPPED = "rotation.skipped"
+    """A key is due, and does not rotate."""
+    KEY_SWEPT = "key.swept"
+    """Purged by itself, because its retention had ended."""
+    CLOCK_DISTRUSTED = "clock.distrusted"
+    """The wall clock ran away from the boot clock: nothing is purged."""
+    CLOCK_TRUSTED = "clock.trusted"
     JOB_FAILED = "job.failed"
     """A job of the pool manager failed; it is tried again."""
 
@@ -75,6 +84,7 @@ LEVELS: Final[Mapping[Event, str]] = MappingProxyType(
         Event.AUDIT_FAILED: "critical",
         Event.CALL_DENIED: "warning",
         Event.CALL_FAILED: "error",
+        Event.CLOCK_DISTRUSTED: "critical",
         Event.COUNTERS_LOST: "error",
         Event.INTEGRITY_FAILED: "critical",
         Event.CERTIFICATE_KEPT: "error",
@@ -87,6 +97,7 @@ LEVELS: Final[Mapping[Event, str]] = MappingProxyType(
         Event.PROCESS_KILLED: "error",
         Event.PROCESS_NEEDS_OPERATOR: "critical",
         Event.PROCESS_RESTARTED: "warning",
+        Event.ROTATION_SKIPPED: "warning",
     }
 )
 """How bad an event is; those that are not named here are "info"."""

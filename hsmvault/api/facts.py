@@ -7,7 +7,7 @@ encryption contexts are no secrets, by the contract of the API.
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -17,6 +17,7 @@ _GRANT: Final = ("principal", "role_definition", "scope", "regions")
 _ROLE: Final = tuple(
     f"role_definition.{name}" for name in ("title", "data_actions", "not_data_actions")
 )
+_POLICY: Final = ("rotate_after_create", "rotate_before_expire", "expire_after")
 _SETTINGS: Final = ("enabled", "operations", "tags", "deletion_protection")
 
 FACTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -36,6 +37,14 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         ),
         "KeyService/UpdateKeyVersion": ("update_mask", "key_version.enabled"),
         "KeyService/RotateKey": (),
+        "KeyService/ActivateKeyVersion": ("force",),
+        "KeyService/GetRotationPolicy": (),
+        "KeyService/UpdateRotationPolicy": (
+            "update_mask",
+            *(f"rotation_policy.{name}" for name in _POLICY),
+        ),
+        "KeyService/GetDeletedKey": (),
+        "KeyService/ListDeletedKeys": (),
         "KeyService/DeleteKey": (),
         "KeyService/RecoverKey": (),
         "KeyService/PurgeKey": (),
@@ -172,11 +181,8 @@ def _reader(message: Descriptor, path: str) -> Callable[[Any], object]:
     get = attrgetter(path)
     field = _field(message, path)
     kind = field.message_type
-    if kind is not None and kind.GetOptions().map_entry:
-        _require_plain(kind.fields_by_name["value"], path)
-        return lambda request: _mapped(get(request))
-    if kind is not None and kind.full_name == "google.protobuf.FieldMask":
-        return lambda request: _listed(get(request).paths)
+    if kind is not None:
+        return _message_reader(kind, path)
     _require_plain(field, path)
     if field.is_repeated:
         return lambda request: _listed(get(request))
@@ -187,6 +193,18 @@ def _reader(message: Descriptor, path: str) -> Callable[[Any], object]:
     if field.type == FieldDescriptor.TYPE_STRING:
         return lambda request: get(request)[:TEXT_MAX] or None
     return lambda request: get(request) or None
+
+
+def _message_reader(kind: Descriptor, path: str) -> Callable[[Any], object]:
+    get = attrgetter(path)
+    if kind.GetOptions().map_entry:
+        _require_plain(kind.fields_by_name["value"], path)
+        return lambda request: _mapped(get(request))
+    if kind.full_name == "google.protobuf.FieldMask":
+        return lambda request: _listed(get(request).paths)
+    if kind.full_name != "google.protobuf.Duration":
+        _refuse(path)
+    return lambda request: get(request).seconds or None
 
 
 def _field(message: Descriptor, path: str) -> FieldDescriptor:
@@ -200,8 +218,12 @@ def _field(message: Descriptor, path: str) -> FieldDescriptor:
 
 def _require_plain(field: FieldDescriptor, path: str) -> None:
     if field.type in {FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_MESSAGE}:
-        message = f"{path} may hold a secret, and is not told"
-        raise TypeError(message)
+        _refuse(path)
+
+
+def _refuse(path: str) -> NoReturn:
+    message = f"{path} may hold a secret, and is not told"
+    raise TypeError(message)
 
 
 def _listed(texts: Iterable[str]) -> list[str] | None:

@@ -21,6 +21,7 @@ from hsmvault.vault.checked import Found
 from hsmvault.vault.keys import KeyMaker
 from hsmvault.vault.life import KeyLife
 from hsmvault.vault.memory import Memory
+from hsmvault.vault.rotating import KeyRotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class KeyServicer:
     life: KeyLife
     catalogue: Catalogue
     memory: Memory
+    rotation: KeyRotation
 
     def create_key(self, request: pb.CreateKeyRequest, call: Call) -> resources_pb2.Key:
         name = KeyName.of_id(request.key_id)
@@ -50,12 +52,15 @@ class KeyServicer:
         )
 
     def get_key(self, request: pb.GetKeyRequest, call: Call) -> resources_pb2.Key:
-        name = KeyName.parse(request.name)
-        return convert.key(
-            self.catalogue.get(
-                name, active=_sees_active(request, call), deleted=request.show_deleted
-            )
+        found = self.catalogue.get(
+            KeyName.parse(request.name),
+            active=_sees_active(request, call),
+            deleted=request.show_deleted,
         )
+        key = convert.key(found)
+        versions = self.rotation.pending(found.record)
+        key.pending_versions.extend(f"{key.name}/versions/{v}" for v in versions)
+        return key
 
     def list_keys(self, request: pb.ListKeysRequest, call: Call) -> pb.ListKeysResponse:
         size = page_size(request.page_size)

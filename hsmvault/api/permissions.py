@@ -18,6 +18,7 @@ from hsmvault.model.names import (
     RoleAssignmentName,
     VersionName,
     parse_key_or_version,
+    parse_rotation_policy,
 )
 from hsmvault.vault.view import View
 
@@ -95,6 +96,18 @@ def _updated_version(request: Any, _view: View) -> str:
     return f"/keys/{VersionName.parse(request.key_version.name).key.folded}"
 
 
+def _version_named(request: Any, _view: View) -> str:
+    return f"/keys/{VersionName.parse(request.name).key.folded}"
+
+
+def _policy_named(request: Any, _view: View) -> str:
+    return f"/keys/{parse_rotation_policy(request.name).folded}"
+
+
+def _updated_policy(request: Any, _view: View) -> str:
+    return f"/keys/{parse_rotation_policy(request.rotation_policy.name).folded}"
+
+
 def _parent_key(request: Any, _view: View) -> str:
     return f"/keys/{KeyName.parse(request.parent).folded}"
 
@@ -136,6 +149,15 @@ _KEYS: Final = {
         Permission.KEYS_WRITE, _updated_version, Write.FORWARD, waits=True
     ),
     "RotateKey": Rule(Permission.KEYS_ROTATE, _key_named, Write.FORWARD, waits=True),
+    "ActivateKeyVersion": Rule(
+        Permission.KEYS_ROTATE, _version_named, Write.FORWARD, waits=True
+    ),
+    "GetRotationPolicy": Rule(Permission.KEYS_READ, _policy_named),
+    "UpdateRotationPolicy": Rule(
+        Permission.KEYS_WRITE, _updated_policy, Write.FORWARD, waits=True
+    ),
+    "GetDeletedKey": Rule(Permission.DELETED_KEYS_READ, _key_named),
+    "ListDeletedKeys": Rule(Permission.DELETED_KEYS_READ, _keys, waits=True),
     "DeleteKey": Rule(Permission.KEYS_DELETE, _key_named, Write.FORWARD, waits=True),
     "RecoverKey": Rule(
         Permission.DELETED_KEYS_RECOVER, _key_named, Write.FORWARD, waits=True

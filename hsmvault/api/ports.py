@@ -40,6 +40,9 @@ class Manager(Protocol):
     def replication(self) -> ReplicationState:
         """What the manager knows about its links."""
 
+    def require_past(self, date_ms: int) -> None:
+        """Raise ClockUntrusted unless a clock that can be trusted is past the date."""
+
     def add_region(self, record: bytes, *, principal: str, terms: Terms) -> Executed:
         """Start adding a region. `response` is the RegionRecord that was logged."""
 

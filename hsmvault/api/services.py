@@ -17,6 +17,7 @@ from hsmvault.api.admission import Door, require_network
 from hsmvault.api.auditing import Auditing
 from hsmvault.api.batch import BatchingServicer
 from hsmvault.api.callers import Callers
+from hsmvault.api.deleted import DeletedServicer
 from hsmvault.api.dispatch import MIN_POSITION, Endpoint
 from hsmvault.api.facts import Telling
 from hsmvault.api.forwarding import Writes
@@ -27,6 +28,7 @@ from hsmvault.api.permissions import RULES
 from hsmvault.api.pools import BoundedPool
 from hsmvault.api.ports import Manager, Partitions
 from hsmvault.api.regions import RegionServicer
+from hsmvault.api.rotation import RotationServicer
 from hsmvault.api.vault import VaultServicer
 from hsmvault.audit.trail import Trail
 from hsmvault.model.errors import NotSupported, Overloaded
@@ -44,10 +46,13 @@ from hsmvault.vault.crypto import Crypto
 from hsmvault.vault.definitions import DefinitionKeeper
 from hsmvault.vault.invocations import Invocations
 from hsmvault.vault.keys import KeyMaker
+from hsmvault.vault.lasting import Boot, LastingClock, boot_seconds
 from hsmvault.vault.life import KeyLife
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.plans import Plans
 from hsmvault.vault.ports import Clock, CounterStore, Hsm, Store, Witness
+from hsmvault.vault.rotating import KeyRotation
+from hsmvault.vault.upkeep import Upkeep
 from hsmvault.vault.vault_keeper import VaultKeeper
 from hsmvault.vault.writing import Writer
 
@@ -116,9 +121,11 @@ class Services:
         *,
         memory: Memory,
         callers: Callers,
+        upkeep: Upkeep,
         limits: Limits,
     ) -> None:
         self.memory = memory
+        self.upkeep = upkeep
         self._callers = callers
         callers.tokens.start()
         self._guard = guard
@@ -277,6 +284,7 @@ def build(
     callers: Callers | None = None,
     limits: Limits | None = None,
     clock: Clock = now_ms,
+    boot: Boot = boot_seconds,
     observers: Sequence[Observer] = (),
     door: Door | None = None,
 ) -> Services:
@@ -285,27 +293,21 @@ def build(
     memory = memory or Memory(store, hsm, region=region)
     callers = callers or Callers()
     writer = Writer(store, hsm, memory, clock)
-    catalogue = Catalogue(store, memory)
     door = door or Door()
-    servicers: dict[str, object] = {
-        "KeyService": KeyServicer(
-            KeyMaker(store, hsm, witness, memory, writer, clock, new_id),
-            KeyLife(memory, catalogue, writer, clock),
-            catalogue,
-            memory,
+    keys, upkeep = _keys(
+        KeyMaker(store, hsm, witness, memory, writer, clock, new_id), manager, boot
+    )
+    crypto = Crypto(hsm, Plans(memory, clock), Invocations(counters, memory))
+    servicers: dict[str, tuple[object, ...]] = {
+        "KeyService": keys,
+        "CryptoService": (
+            BatchingServicer(
+                crypto, region=region, partition=partition, charge=door.charge
+            ),
         ),
-        "CryptoService": BatchingServicer(
-            Crypto(hsm, Plans(memory, clock), Invocations(counters, memory)),
-            region=region,
-            partition=partition,
-            charge=door.charge,
-        ),
-        "AccessService": AccessServicer(
-            AccessKeeper(store, memory, writer, clock, new_id),
-            DefinitionKeeper(store, writer, clock, new_id),
-        ),
-        "RegionService": RegionServicer(memory, manager, partitions, clock),
-        "VaultService": VaultServicer(VaultKeeper(store, memory, writer)),
+        "AccessService": (_access(store, memory, writer, clock),),
+        "RegionService": (RegionServicer(memory, manager, partitions, clock),),
+        "VaultService": (VaultServicer(VaultKeeper(store, memory, writer)),),
     }
     guard = Guard(
         memory,
@@ -318,11 +320,42 @@ def build(
         observers=observers,
     )
     return Services(
-        guard, _endpoints(servicers), memory=memory, callers=callers, limits=limits
+        guard,
+        _endpoints(servicers),
+        memory=memory,
+        callers=callers,
+        upkeep=upkeep,
+        limits=limits,
     )
 
 
-def _endpoints(servicers: Mapping[str, object]) -> dict[str, Endpoint]:
+def _keys(
+    maker: KeyMaker, manager: Manager, boot: Boot
+) -> tuple[tuple[object, ...], Upkeep]:
+    """Return what serves KeyService, and what looks after keys by itself."""
+    store, memory, writer, clock = maker.store, maker.memory, maker.writer, maker.clock
+    catalogue = Catalogue(store, memory)
+    lasting = LastingClock.of(store, clock, boot)
+    life = KeyLife(memory, catalogue, writer, clock, manager, lasting)
+    rotation = KeyRotation(store, catalogue, writer, clock)
+    servicers = (
+        KeyServicer(maker, life, catalogue, memory, rotation),
+        RotationServicer(rotation, catalogue, memory, manager),
+        DeletedServicer(catalogue),
+    )
+    return servicers, Upkeep(maker, life)
+
+
+def _access(
+    store: Store, memory: Memory, writer: Writer, clock: Clock
+) -> AccessServicer:
+    return AccessServicer(
+        AccessKeeper(store, memory, writer, clock, new_id),
+        DefinitionKeeper(store, writer, clock, new_id),
+    )
+
+
+def _endpoints(servicers: Mapping[str, Sequence[object]]) -> dict[str, Endpoint]:
     """Pair every RPC with its rule and its body; fails at start if one is missing."""
     endpoints = {}
     for service in SERVICES:
@@ -334,8 +367,13 @@ def _endpoints(servicers: Mapping[str, object]) -> dict[str, Endpoint]:
                 RULES[path],
                 GetMessageClass(method.input_type),
                 GetMessageClass(method.output_type),
-                getattr(servicers[service.name], body),
+                _body(servicers[service.name], body),
                 Telling(path, method.input_type, method.output_type),
                 trailing=service.name != "CryptoService",
             )
     return endpoints
+
+
+def _body(servicers: Sequence[object], name: str) -> Any:
+    """Return the method of the one servicer that has it."""
+    return next(getattr(one, name) for one in servicers if hasattr(one, name))

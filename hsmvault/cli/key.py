@@ -1,12 +1,14 @@
 """`hsmvault key …` and `hsmvault version …`: the life of keys."""
 
 import datetime as dt
+from contextlib import suppress
 
 import click
 
 from hsmvault.cli import printing
 from hsmvault.cli.asking import Asking, connected
 from hsmvault.cli.groups import Command, Group
+from hsmvault.model.errors import NotFound
 from hsmvault.v1.resources_pb2 import Key
 
 
@@ -149,21 +151,40 @@ def create(
 @connected
 def get(asking: Asking, name: str, deleted: bool) -> None:
     """Show a key."""
-    _show(asking, asking.vault.keys.get(name, deleted=deleted))
+    if deleted:
+        with suppress(NotFound):
+            return _show(asking, asking.vault.keys.deleted(name))
+    return _show(asking, asking.vault.keys.get(name, deleted=deleted))
 
 
-@key.command("list", cls=Command, examples=["hsmvault key list --deleted"])
-@click.option("--deleted", is_flag=True, help="Also the soft-deleted ones.")
+@key.command(
+    "list", cls=Command, examples=["hsmvault key list", "hsmvault key list --deleted"]
+)
+@click.option("--deleted", is_flag=True, help="The soft-deleted ones in their place.")
 @connected
 def list_keys(asking: Asking, deleted: bool) -> None:
     """List keys by name."""
-    keys = list(asking.vault.keys.list(deleted=deleted))
+    if deleted:
+        return _list_deleted(asking)
+    keys = list(asking.vault.keys.list())
     printing.many(
         keys,
         ("name", "type", "state", "enabled", "changed", "position"),
         (printing.key_row(k) for k in keys),
         as_json=asking.as_json,
         empty="no keys yet; hsmvault key create NAME makes one",
+    )
+    return None
+
+
+def _list_deleted(asking: Asking) -> None:
+    keys = list(asking.vault.keys.list_deleted())
+    printing.many(
+        keys,
+        ("name", "type", "deleted", "purged on", "level"),
+        (printing.deleted_row(k) for k in keys),
+        as_json=asking.as_json,
+        empty="no key is deleted",
     )
 
 

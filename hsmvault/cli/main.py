@@ -21,7 +21,9 @@ from hsmvault.cli.local import ceremony, partition, serve
 from hsmvault.cli.region import region
 from hsmvault.cli.revoking import revoke, revoked, show
 from hsmvault.cli.role import role
+from hsmvault.cli.rotation import activate, rotation
 from hsmvault.cli.status import status, topology
+from hsmvault.cli.sweeper import sweeper
 from hsmvault.cli.vault import vault
 from hsmvault.model.errors import ConfigurationError, VaultError
 
@@ -50,11 +52,13 @@ def cli() -> None:
     """
 
 
+for _command in (rotation, activate):
+    key.add_command(_command)
 for _command in (status, key, version, crypto, role, region, topology, client_config):
     cli.add_command(_command)
 for _command in (revoke, revoked, show):
     caller.add_command(_command)
-for _command in (vault, caller, serve, ceremony, partition, dev):
+for _command in (vault, caller, serve, ceremony, partition, sweeper, dev):
     cli.add_command(_command)
 
 

@@ -132,6 +132,7 @@ def key_rows(key: Key) -> dict[str, str]:
         "state": state(Key.State.Name(key.state)) + ("" if key.enabled else ", off"),
         "operations": ", ".join(key.operations),
         "current version": key.current_version,
+        "pending": ", ".join(key.pending_versions),
         "not before": when(key.not_before_time),
         "expires": when(key.expire_time),
         "tags": ", ".join(f"{k}={v}" for k, v in sorted(key.tags.items())),
@@ -139,6 +140,7 @@ def key_rows(key: Key) -> dict[str, str]:
         "created": when(key.create_time),
         "deleted": when(key.delete_time),
         "purged on": when(key.purge_time),
+        "recovery level": key.recovery_level,
         "etag": key.etag,
         "position": key.position,
     }
@@ -153,6 +155,17 @@ def key_row(key: Key) -> Sequence[str]:
         "yes" if key.enabled else "no",
         when(key.update_time),
         key.position,
+    )
+
+
+def deleted_row(key: Key) -> Sequence[str]:
+    """A soft-deleted key in a list."""
+    return (
+        key.name,
+        spec(key.spec.type, key.spec.bits, key.spec.curve),
+        when(key.delete_time),
+        when(key.purge_time),
+        key.recovery_level,
     )
 
 

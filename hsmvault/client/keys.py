@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Unpack
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -26,6 +27,18 @@ def timestamp(when: dt.datetime) -> Timestamp:
         raise ValueError("give dates with their time zone, e.g. datetime.UTC")
     made = Timestamp()
     made.FromDatetime(when.astimezone(dt.UTC))
+    return made
+
+
+def _policy_name(name: str) -> str:
+    return f"{key_name(name)}/rotationPolicy"
+
+
+def _duration(given: dt.timedelta | None) -> Duration | None:
+    if given is None:
+        return None
+    made = Duration()
+    made.FromTimedelta(given)
     return made
 
 
@@ -168,6 +181,67 @@ class Keys:
         """Make a new version. It is current once every region holds it."""
         request = messages.RotateKeyRequest(name=key_name(name), etag=etag)
         return self._caller.call(methods.ROTATE_KEY, request, **options)
+
+    def activate(
+        self,
+        name: str,
+        *,
+        force: bool = False,
+        etag: str = "",
+        **options: Unpack[WriteOptions],
+    ) -> messages.ActivateKeyVersionResponse:
+        """Make a pending version current; `force`: although regions lack it."""
+        request = messages.ActivateKeyVersionRequest(
+            name=key_name(name), force=force, etag=etag
+        )
+        return self._caller.call(methods.ACTIVATE_KEY_VERSION, request, **options)
+
+    def rotation_policy(
+        self, name: str, **options: Unpack[Options]
+    ) -> messages.RotationPolicy:
+        """Read when a key rotates by itself; an empty policy: never."""
+        request = messages.GetRotationPolicyRequest(name=_policy_name(name))
+        return self._caller.call(methods.GET_ROTATION_POLICY, request, **options)
+
+    def set_rotation_policy(
+        self,
+        name: str,
+        *,
+        rotate_after_create: dt.timedelta | None = None,
+        rotate_before_expire: dt.timedelta | None = None,
+        expire_after: dt.timedelta | None = None,
+        etag: str = "",
+        **options: Unpack[WriteOptions],
+    ) -> messages.RotationPolicy:
+        """Replace the rotation policy of a key; without durations it is taken away."""
+        policy = messages.RotationPolicy(
+            name=_policy_name(name),
+            rotate_after_create=_duration(rotate_after_create),
+            rotate_before_expire=_duration(rotate_before_expire),
+            expire_after=_duration(expire_after),
+            etag=etag,
+        )
+        request = messages.UpdateRotationPolicyRequest(rotation_policy=policy)
+        return self._caller.call(methods.UPDATE_ROTATION_POLICY, request, **options)
+
+    def deleted(self, name: str, **options: Unpack[Options]) -> Key:
+        """Read a soft-deleted key: when it is purged, and its recovery level."""
+        request = messages.GetDeletedKeyRequest(name=key_name(name))
+        return self._caller.call(methods.GET_DELETED_KEY, request, **options)
+
+    def list_deleted(self, **options: Unpack[Options]) -> Iterator[Key]:
+        """Go through the soft-deleted keys by name, page by page."""
+        token = ""
+        while True:
+            page = self._caller.call(
+                methods.LIST_DELETED_KEYS,
+                messages.ListDeletedKeysRequest(page_size=PAGE, page_token=token),
+                **options,
+            )
+            yield from page.keys
+            token = page.next_page_token
+            if not token:
+                return
 
     def delete(
         self, name: str, *, etag: str = "", **options: Unpack[WriteOptions]

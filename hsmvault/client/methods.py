@@ -91,6 +91,29 @@ UPDATE_KEY_VERSION: Final = _method(
 ROTATE_KEY: Final = _method(
     "KeyService/RotateKey", keys.RotateKeyRequest, resources.KeyVersion, _ID, PATIENT
 )
+ACTIVATE_KEY_VERSION: Final = _method(
+    "KeyService/ActivateKeyVersion",
+    keys.ActivateKeyVersionRequest,
+    keys.ActivateKeyVersionResponse,
+    _ID,
+)
+GET_ROTATION_POLICY: Final = _method(
+    "KeyService/GetRotationPolicy", keys.GetRotationPolicyRequest, keys.RotationPolicy
+)
+UPDATE_ROTATION_POLICY: Final = _method(
+    "KeyService/UpdateRotationPolicy",
+    keys.UpdateRotationPolicyRequest,
+    keys.RotationPolicy,
+    _ID,
+)
+GET_DELETED_KEY: Final = _method(
+    "KeyService/GetDeletedKey", keys.GetDeletedKeyRequest, resources.Key
+)
+LIST_DELETED_KEYS: Final = _method(
+    "KeyService/ListDeletedKeys",
+    keys.ListDeletedKeysRequest,
+    keys.ListDeletedKeysResponse,
+)
 DELETE_KEY: Final = _method(
     "KeyService/DeleteKey", keys.DeleteKeyRequest, resources.Key, _ID
 )

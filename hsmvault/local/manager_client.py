@@ -86,6 +86,20 @@ class ManagerClient:
             reply = self._stub.AwaitWatermark(message, timeout=seconds + _GRACE_SECONDS)
         return Awaited(reply.reached, tuple(reply.behind))
 
+    def require_past(self, date_ms: int) -> None:
+        """Raise ClockUntrusted unless a clock that can be trusted is past the date."""
+        with raised(_WHO):
+            self._stub.RequirePast(
+                pb.RequirePastRequest(date_ms=date_ms), timeout=_STATUS_SECONDS
+            )
+
+    def resume_sweeper(self, operator: str) -> str:
+        """Trust the wall clock on an operator's word; what had spoken against it."""
+        message = pb.ResumeSweeperRequest(operator=operator)
+        with raised(_WHO):
+            reply = self._stub.ResumeSweeper(message, timeout=_STATUS_SECONDS)
+        return str(reply.problem)
+
     def add_region(self, record: bytes, *, principal: str, terms: Terms) -> Executed:
         """Start adding the region of a RegionRecord; the record as logged."""
         message = _change(principal, terms)

@@ -64,6 +64,20 @@ class ManagerService(pb_grpc.ManagerWorkServicer):
             )
         return pb.AwaitWatermarkReply(reached=reached, behind=behind)
 
+    def RequirePast(
+        self, request: pb.RequirePastRequest, context: grpc.ServicerContext
+    ) -> pb.RequirePastReply:
+        with told(context):
+            self._duties.require_past(request.date_ms)
+        return pb.RequirePastReply()
+
+    def ResumeSweeper(
+        self, request: pb.ResumeSweeperRequest, context: grpc.ServicerContext
+    ) -> pb.ResumeSweeperReply:
+        with told(context):
+            problem = self._duties.resume_sweeper(request.operator)
+        return pb.ResumeSweeperReply(problem=problem)
+
     def AddRegion(
         self, request: pb.RegionChange, context: grpc.ServicerContext
     ) -> pb.RegionChanged:

@@ -11,12 +11,13 @@ from hsmvault.local.status import Unanswered, raised
 from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
 from hsmvault.model.errors import Overloaded, Unavailable
-from hsmvault.model.log import Head
+from hsmvault.model.log import Head, Position
 from hsmvault.model.material import Material
 from hsmvault.model.stored import WrappedKey
 from hsmvault.regions.layout import PARTITIONS, Layout
 from hsmvault.regions.ports import Arrived, Executed
 from hsmvault.vault.ports import PartitionState
+from hsmvault.vault.upkeep import Chore
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -204,6 +205,13 @@ class PartitionClients:
         )
         done = client.call(client.stub.Execute, message, timeout=EXECUTE_SECONDS)
         return Executed(done.response, done.status, done.position)
+
+    def upkeep(self, chore: Chore, name: str, *, incarnation: str) -> Position:
+        """Have one partition do a chore to a key; another is asked the next time."""
+        client = self._serving()
+        message = pb.UpkeepRequest(chore=chore, name=name, incarnation=incarnation)
+        done = client.call(client.stub.Upkeep, message, timeout=EXECUTE_SECONDS)
+        return Position.parse(done.position)
 
     def _serving(self) -> PartitionClient:
         for client in self._in_turn():

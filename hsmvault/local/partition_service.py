@@ -12,7 +12,10 @@ from hsmvault.local.ports import PartitionDuties
 from hsmvault.local.status import told
 from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
+from hsmvault.model.errors import InvalidRequest
+from hsmvault.model.names import KeyName
 from hsmvault.model.stored import WrappedKey
+from hsmvault.vault.upkeep import Chore
 
 
 class PartitionService(pb_grpc.PartitionWorkServicer):
@@ -120,6 +123,24 @@ class PartitionService(pb_grpc.PartitionWorkServicer):
         return pb.ForwardReply(
             response=done.response, status=done.status, position=done.position
         )
+
+    def Upkeep(
+        self, request: pb.UpkeepRequest, context: grpc.ServicerContext
+    ) -> pb.UpkeepReply:
+        with told(context):
+            position = self._duties.upkeep(
+                _chore(request.chore),
+                KeyName.parse(request.name),
+                incarnation=request.incarnation,
+            )
+        return pb.UpkeepReply(position=str(position))
+
+
+def _chore(name: str) -> Chore:
+    try:
+        return Chore(name)
+    except ValueError as error:
+        raise InvalidRequest("no partition does {name}", name=name) from error
 
 
 def add_to(server: grpc.Server, duties: PartitionDuties) -> None:

@@ -2,8 +2,11 @@
 
 from typing import Protocol
 
+from hsmvault.model.log import Position
+from hsmvault.model.names import KeyName
 from hsmvault.regions.ports import Executed
 from hsmvault.vault.ports import Hsm, PartitionState, PoolHsm
+from hsmvault.vault.upkeep import Chore
 
 
 class WorkingHsm(Hsm, PoolHsm, Protocol):
@@ -20,6 +23,9 @@ class PartitionDuties(Protocol):
     def vault_id(self) -> str: ...
 
     def state(self) -> PartitionState: ...
+
+    def upkeep(self, chore: Chore, name: KeyName, *, incarnation: str) -> Position:
+        """Do a chore to a key as the vault itself, where it is due, or raise NotDue."""
 
     def execute(
         self,

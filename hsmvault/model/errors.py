@@ -113,6 +113,22 @@ class PurgeTooEarly(WrongState):
     """Purge protection holds until the retention has ended."""
 
 
+class ClockUntrusted(WrongState):
+    """The wall clock may not decide about the end of a retention now."""
+
+
+class NotDue(WrongState):
+    """What happens by itself at a date need not happen, or no longer."""
+
+
+class VersionsPending(WrongState):
+    """Regions that the version is wrapped for do not hold it yet."""
+
+
+class VersionMoved(WrongState):
+    """Another version is current than the one that the request expects."""
+
+
 class DeletionProtected(WrongState):
     """The key's deletion protection is on."""
 

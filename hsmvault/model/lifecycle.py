@@ -106,6 +106,12 @@ ANSWERS: Final[Mapping[str, Mapping[Standing, str]]] = MappingProxyType(
         "UpdateKey": _SEEN,
         "UpdateKeyVersion": _SEEN,
         "RotateKey": _SEEN | {Standing.DISABLED: "KEY_NOT_ENABLED"},
+        "ActivateKeyVersion": dict.fromkeys(Standing, "WRONG_STATE")
+        | _GONE
+        | {Standing.DELETED: "NOT_FOUND"},
+        "GetRotationPolicy": _SEEN,
+        "UpdateRotationPolicy": _SEEN,
+        "GetDeletedKey": dict.fromkeys(Standing, "NOT_FOUND") | {Standing.DELETED: OK},
         "DeleteKey": _SEEN | {Standing.DELETED: "WRONG_STATE"},
         "RecoverKey": _ENDED,
         "PurgeKey": _ENDED,

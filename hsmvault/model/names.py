@@ -95,6 +95,17 @@ def parse_key_or_version(name: str) -> tuple[KeyName, str | None]:
     return KeyName.parse(name), None
 
 
+def parse_rotation_policy(name: str) -> KeyName:
+    """Parse `keys/{key}/rotationPolicy`, or raise MalformedName; the key's name."""
+    match = _match(
+        rf"keys/(?P<key>{_KEY})/rotationPolicy",
+        name,
+        "rotation policy",
+        "keys/{key}/rotationPolicy",
+    )
+    return KeyName(match["key"])
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class RegionName:
     """`regions/{region}`."""

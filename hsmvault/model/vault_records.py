@@ -1,11 +1,14 @@
 """The records of the vault, its regions, and their reigns."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Epoch
 from hsmvault.model.record import Record
+
+RETENTION_DAYS: Final = 90
+"""Azure's default, and most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class VaultRecord(Record):
     """Random 128 bit in hex, equal in every region."""
     revision: int
     create_ms: int
-    retention_days: int = 90
+    retention_days: int = RETENTION_DAYS
     """7 to 90; set when the vault is made, immutable."""
     purge_protection: bool = False
     primary_down_writes: str = "manual"
@@ -104,6 +107,12 @@ class VaultRecord(Record):
     """CIDR blocks that callers may come from; empty: any."""
     rate_limit: int = 0
     """Calls per second that each principal may make of each partition; 0: any."""
+
+    @property
+    def recovery_level(self) -> str:
+        """Azure Key Vault's word for what may become of a deleted key."""
+        level = "Recoverable" if self.purge_protection else "Recoverable+Purgeable"
+        return f"Customized{level}" if self.retention_days < RETENTION_DAYS else level
 
     @property
     def resource(self) -> str:

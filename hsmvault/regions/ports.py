@@ -15,6 +15,7 @@ from hsmvault.model.stored import StoredRecord, WrappedKey
 from hsmvault.model.vault_records import EpochRecord
 from hsmvault.store.lines import RequestAt, SnapshotItem
 from hsmvault.vault.ports import Material, ReplicationState, Store
+from hsmvault.vault.upkeep import Chore
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,9 @@ class Workers(Protocol):
         Where it is empty, on the word of `via_region`.
         """
 
+    def upkeep(self, chore: Chore, name: str, *, incarnation: str) -> Position:
+        """Do a chore to a key as the vault itself, where it is due, or raise NotDue."""
+
 
 @dataclass(frozen=True, slots=True)
 class Executed:
@@ -117,6 +121,9 @@ class Peers(Protocol):
     def watermark(self, region: str) -> Position | None:
         """What the region last acknowledged as durable."""
 
+    def times(self) -> Sequence[int]:
+        """What the clocks of the linked regions said last, in Unix ms."""
+
     def officers(self, region: str) -> Officers:
         """The officers of a linked region, reached over its link."""
 
@@ -154,6 +161,17 @@ class LogStore(Store, Protocol):
         state: str | None = None,
     ) -> list[StoredRecord]:
         """State of one kind, ordered by resource; `state`: only records in it."""
+
+    def due(
+        self,
+        kind: Kind,
+        *,
+        before_ms: int,
+        state: str,
+        after: tuple[int, str] = (0, ""),
+        limit: int = 100,
+    ) -> list[StoredRecord]:
+        """State of one kind whose `due_ms` has come, the longest due first."""
 
     def apply(
         self,
@@ -242,6 +260,12 @@ class ManagerDuties(Protocol):
         self, position: Position, *, regions: int, timeout: float
     ) -> tuple[bool, list[str]]:
         """Wait until so many regions (-1: all) have it; who is behind at the end."""
+
+    def require_past(self, date_ms: int) -> None:
+        """Raise ClockUntrusted unless a clock that can be trusted is past the date."""
+
+    def resume_sweeper(self, operator: str) -> str:
+        """Trust the wall clock on an operator's word; what had spoken against it."""
 
     def add_region(
         self, record: bytes, *, principal: str, terms: Terms

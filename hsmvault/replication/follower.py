@@ -55,6 +55,8 @@ class Timings:
     """How often the newest head is written to the tokens."""
     shown: float = 5.0
     """How long a job waits for something before the region's record says so."""
+    upkeep: float = 5.0
+    """How often keys that are due are looked for; the clock is looked at, too."""
 
 
 class Follower:
@@ -277,7 +279,8 @@ class Follower:
             return
         if self._head is None or head.position.index >= self._head.position.index:
             self._synced_ms = self._clock()
-        session.outbox.put(pb.Up(ack=pb.Ack(head=head_out(head))))
+        ack = pb.Ack(head=head_out(head), time_ms=self._clock())
+        session.outbox.put(pb.Up(ack=ack))
 
     def _work(self, session: "_Session") -> None:
         """Apply what came, in order; what fails ends the session."""

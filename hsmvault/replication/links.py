@@ -71,6 +71,7 @@ class Links:
         self._links: dict[str, FollowerLink] = {}
         self._watermarks: dict[str, Position] = {}
         self._synced_ms: dict[str, int] = {}
+        self._times: dict[str, int] = {}
         self._next_command = 0
 
     # --- for the sender ------------------------------------------------------
@@ -84,6 +85,7 @@ class Links:
                 _abandon(former)
             self._links[link.region] = link
             self._watermarks.pop(link.region, None)
+            self._times.pop(link.region, None)
             if link.acked is not None:
                 self._watermarks[link.region] = link.acked.position
             self._changed.notify_all()
@@ -96,6 +98,7 @@ class Links:
             link.closed = link.closed or reason
             if self._links.get(link.region) is link:
                 del self._links[link.region]
+                self._times.pop(link.region, None)
             _abandon(link)
             self._changed.notify_all()
         self._nudge()
@@ -112,6 +115,12 @@ class Links:
                 self._synced_ms[link.region] = self._clock()
             self._changed.notify_all()
         self._nudge()
+
+    def told_time(self, link: FollowerLink, time_ms: int) -> None:
+        """Take what the region's clock says; nothing, from a former release."""
+        with self._changed:
+            if time_ms and self._links.get(link.region) is link:
+                self._times[link.region] = time_ms
 
     def take_commands(self, link: FollowerLink) -> list[pb.Command]:
         """Return the commands to send now."""
@@ -151,6 +160,11 @@ class Links:
         """What the region last acknowledged as durable."""
         with self._changed:
             return self._watermarks.get(region)
+
+    def times(self) -> list[int]:
+        """What the clocks of the linked regions said last, in Unix ms."""
+        with self._changed:
+            return list(self._times.values())
 
     def officers(self, region: str) -> Officers:
         """The officers of a linked region, reached over its link."""

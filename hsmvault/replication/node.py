@@ -19,7 +19,10 @@ from hsmvault.model.orders import PLAIN, RemovalOrder, Terms
 from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.alarms import Alarms
 from hsmvault.regions.caught_up import CaughtUp
+from hsmvault.regions.clock import TrustedClock
+from hsmvault.regions.due import DueKeys
 from hsmvault.regions.heads import Anchors, HeadSigner
+from hsmvault.regions.keeping import Keeping
 from hsmvault.regions.operations import Operations
 from hsmvault.regions.ports import Executed, LogStore, Officers, Purging, Workers
 from hsmvault.regions.purge import SelfPurge
@@ -37,6 +40,7 @@ from hsmvault.replication.trust import Identity as Identity  # noqa: PLC0414
 from hsmvault.replication.trust import Trust
 from hsmvault.replication.vouching import Vouching
 from hsmvault.replication.watch import LogWatch
+from hsmvault.vault.lasting import Boot, boot_seconds
 from hsmvault.vault.ports import Clock, FollowerState, ReplicationState
 
 _LEAVE_AFTER: Final = 0.5
@@ -57,6 +61,7 @@ class _Means:
     officers: Officers
     purging: Purging
     clock: Clock
+    boot: Boot
     timings: Timings
 
 
@@ -74,11 +79,12 @@ class Node:
         clock: Clock,
         directory: Path,
         listen: str,
+        boot: Boot = boot_seconds,
         timings: Timings | None = None,
     ) -> None:
         """Put it together; nothing runs before `start`. `listen`: host:port."""
         self._means = _Means(
-            store, workers, officers, purging, clock, timings or Timings()
+            store, workers, officers, purging, clock, boot, timings or Timings()
         )
         self._identity = identity
         self._store = store
@@ -115,6 +121,10 @@ class Node:
             alarms=self.alarms,
         )
         self._operations = self._make_operations(directory / "orders")
+        self._clock = TrustedClock(
+            clock, boot, peers=self._links.times, alarms=self.alarms
+        )
+        self._keeping = self._make_keeping()
         self._self_purge = self._make_self_purge()
         self._follower = self._make_follower()
 
@@ -140,7 +150,13 @@ class Node:
             officers=means.officers,
             peers=self._links,
             sealing=Sealing(store, means.workers, self._registry, region=region),
-            caught_up=CaughtUp(store, self._registry, self._links, clock=means.clock),
+            caught_up=CaughtUp(
+                store,
+                self._registry,
+                self._links,
+                clock=means.clock,
+                alarms=self.alarms,
+            ),
             removal=Removal(
                 registry=self._registry,
                 store=store,
@@ -158,6 +174,25 @@ class Node:
             retry=means.timings.retry,
             anchor=means.timings.anchor,
             shown=means.timings.shown,
+        )
+
+    def _make_keeping(self) -> Keeping:
+        means = self._means
+        due = DueKeys(
+            self._store,
+            self._registry,
+            means.workers,
+            clock=self._clock,
+            wall=means.clock,
+            boot=means.boot,
+            alarms=self.alarms,
+        )
+        return Keeping(
+            due,
+            self._clock,
+            self.alarms,
+            reigns=self._reigns,
+            every=means.timings.upkeep,
         )
 
     def _make_self_purge(self) -> SelfPurge:
@@ -192,6 +227,7 @@ class Node:
         self._watch.start()
         self._server, self.port = listen(self._servicer, self._trust, self._listen)
         self._operations.start()
+        self._keeping.start()
         if self._follows:
             self._follower.start()
 
@@ -267,6 +303,14 @@ class Node:
             timeout=timeout,
         )
 
+    def require_past(self, date_ms: int) -> None:
+        """Raise ClockUntrusted unless a clock that can be trusted is past the date."""
+        self._clock.require_past(date_ms)
+
+    def resume_sweeper(self, operator: str) -> str:
+        """Trust the wall clock on an operator's word; what had spoken against it."""
+        return self._clock.vouch(operator)
+
     def add_region(
         self, record: bytes, *, principal: str, terms: Terms = PLAIN
     ) -> tuple[bytes, Position]:
@@ -334,5 +378,6 @@ class Node:
 
     def _stop_jobs(self) -> None:
         with self._quiet:
+            self._keeping.stop()
             self._operations.stop()
             self._watch.stop()

@@ -45,6 +45,8 @@ FORWARDABLE: Final = frozenset(
         "UpdateKey",
         "UpdateKeyVersion",
         "RotateKey",
+        "ActivateKeyVersion",
+        "UpdateRotationPolicy",
         "DeleteKey",
         "RecoverKey",
     )
@@ -224,6 +226,7 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
         try:
             for message in up:
                 if message.HasField("ack"):
+                    self._links.told_time(link, message.ack.time_ms)
                     self._acknowledge(link, head_in(message.ack.head))
                 elif message.HasField("reply"):
                     self._links.replied(link, message.reply)

@@ -20,6 +20,8 @@ from hsmvault.local import partition_service, sockets
 from hsmvault.local.manager_client import ManagerClient
 from hsmvault.local.partition_client import PartitionClients, SiblingWitness
 from hsmvault.model.errors import IntegrityFailure, NotServing, Overloaded, Unavailable
+from hsmvault.model.log import Position
+from hsmvault.model.names import KeyName
 from hsmvault.regions.card import Card
 from hsmvault.regions.ports import Executed
 from hsmvault.server.anchoring import Anchoring, require_not_behind
@@ -31,6 +33,7 @@ from hsmvault.store.store import Store
 from hsmvault.telemetry import Event, identify, report
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import PartitionState
+from hsmvault.vault.upkeep import Chore
 
 START_SECONDS: Final = 30.0
 """To log in and check every key. A module that takes longer hangs."""
@@ -202,6 +205,9 @@ class _Duties:
 
     def state(self) -> PartitionState:
         return self._server.state()
+
+    def upkeep(self, chore: Chore, name: KeyName, *, incarnation: str) -> Position:
+        return self._public.upkeep.run(chore, name, incarnation=incarnation)
 
     def execute(
         self,

@@ -23,11 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from hsmvault.v1 import resources_pb2 as hsmvault_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhsmvault/v1/key_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1bhsmvault/v1/resources.proto\"\xa5\x01\n\x10\x43reateKeyRequest\x12\x14\n\x06key_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12#\n\x03key\x18\x02 \x01(\x0b\x32\x10.hsmvault.v1.KeyB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"9\n\rGetKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0cshow_deleted\x18\x02 \x01(\x08\"N\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x03 \x01(\x08\"K\n\x10ListKeysResponse\x12\x1e\n\x04keys\x18\x01 \x03(\x0b\x32\x10.hsmvault.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"U\n\x16ListKeyVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x17ListKeyVersionsResponse\x12-\n\x0ckey_versions\x18\x01 \x03(\x0b\x32\x17.hsmvault.v1.KeyVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc0\x01\n\x10UpdateKeyRequest\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x10.hsmvault.v1.KeyB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\xd6\x01\n\x17UpdateKeyVersionRequest\x12\x32\n\x0bkey_version\x18\x01 \x01(\x0b\x32\x17.hsmvault.v1.KeyVersionB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x8c\x01\n\x10RotateKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x8c\x01\n\x10\x44\x65leteKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x8d\x01\n\x11RecoverKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x8b\x01\n\x0fPurgeKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"$\n\x10PurgeKeyResponse\x12\x10\n\x08position\x18\x01 \x01(\t\")\n\x13GetPublicKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"W\n\tPublicKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.hsmvault.v1.KeySpec\x12\x0b\n\x03pem\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x65r\x18\x04 \x01(\x0c\x32\x90\x06\n\nKeyService\x12<\n\tCreateKey\x12\x1d.hsmvault.v1.CreateKeyRequest\x1a\x10.hsmvault.v1.Key\x12\x36\n\x06GetKey\x12\x1a.hsmvault.v1.GetKeyRequest\x1a\x10.hsmvault.v1.Key\x12G\n\x08ListKeys\x12\x1c.hsmvault.v1.ListKeysRequest\x1a\x1d.hsmvault.v1.ListKeysResponse\x12\\\n\x0fListKeyVersions\x12#.hsmvault.v1.ListKeyVersionsRequest\x1a$.hsmvault.v1.ListKeyVersionsResponse\x12<\n\tUpdateKey\x12\x1d.hsmvault.v1.UpdateKeyRequest\x1a\x10.hsmvault.v1.Key\x12Q\n\x10UpdateKeyVersion\x12$.hsmvault.v1.UpdateKeyVersionRequest\x1a\x17.hsmvault.v1.KeyVersion\x12\x43\n\tRotateKey\x12\x1d.hsmvault.v1.RotateKeyRequest\x1a\x17.hsmvault.v1.KeyVersion\x12<\n\tDeleteKey\x12\x1d.hsmvault.v1.DeleteKeyRequest\x1a\x10.hsmvault.v1.Key\x12>\n\nRecoverKey\x12\x1e.hsmvault.v1.RecoverKeyRequest\x1a\x10.hsmvault.v1.Key\x12G\n\x08PurgeKey\x12\x1c.hsmvault.v1.PurgeKeyRequest\x1a\x1d.hsmvault.v1.PurgeKeyResponse\x12H\n\x0cGetPublicKey\x12 .hsmvault.v1.GetPublicKeyRequest\x1a\x16.hsmvault.v1.PublicKeyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhsmvault/v1/key_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bhsmvault/v1/resources.proto\"\xa5\x01\n\x10\x43reateKeyRequest\x12\x14\n\x06key_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12#\n\x03key\x18\x02 \x01(\x0b\x32\x10.hsmvault.v1.KeyB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"9\n\rGetKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0cshow_deleted\x18\x02 \x01(\x08\"N\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x03 \x01(\x08\"K\n\x10ListKeysResponse\x12\x1e\n\x04keys\x18\x01 \x03(\x0b\x32\x10.hsmvault.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"U\n\x16ListKeyVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x17ListKeyVersionsResponse\x12-\n\x0ckey_versions\x18\x01 \x03(\x0b\x32\x17.hsmvault.v1.KeyVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc0\x01\n\x10UpdateKeyRequest\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x10.hsmvault.v1.KeyB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\xd6\x01\n\x17UpdateKeyVersionRequest\x12\x32\n\x0bkey_version\x18\x01 \x01(\x0b\x32\x17.hsmvault.v1.KeyVersionB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x8c\x01\n\x10RotateKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\xa4\x01\n\x19\x41\x63tivateKeyVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12+\n\ndurability\x18\x05 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"u\n\x1a\x41\x63tivateKeyVersionResponse\x12,\n\x0bkey_version\x18\x01 \x01(\x0b\x32\x17.hsmvault.v1.KeyVersion\x12\x17\n\x0flacking_regions\x18\x02 \x03(\t\x12\x10\n\x08position\x18\x03 \x01(\t\"\xaa\x02\n\x0eRotationPolicy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x36\n\x13rotate_after_create\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14rotate_before_expire\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x65xpire_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12<\n\x12next_rotation_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x16\n\x08position\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\".\n\x18GetRotationPolicyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xe2\x01\n\x1bUpdateRotationPolicyRequest\x12:\n\x0frotation_policy\x18\x01 \x01(\x0b\x32\x1b.hsmvault.v1.RotationPolicyB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"*\n\x14GetDeletedKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"?\n\x16ListDeletedKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x17ListDeletedKeysResponse\x12\x1e\n\x04keys\x18\x01 \x03(\x0b\x32\x10.hsmvault.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8c\x01\n\x10\x44\x65leteKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x8d\x01\n\x11RecoverKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x8b\x01\n\x0fPurgeKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"$\n\x10PurgeKeyResponse\x12\x10\n\x08position\x18\x01 \x01(\t\")\n\x13GetPublicKeyRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"W\n\tPublicKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.hsmvault.v1.KeySpec\x12\x0b\n\x03pem\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x65r\x18\x04 \x01(\x0c\x32\xd3\t\n\nKeyService\x12<\n\tCreateKey\x12\x1d.hsmvault.v1.CreateKeyRequest\x1a\x10.hsmvault.v1.Key\x12\x36\n\x06GetKey\x12\x1a.hsmvault.v1.GetKeyRequest\x1a\x10.hsmvault.v1.Key\x12G\n\x08ListKeys\x12\x1c.hsmvault.v1.ListKeysRequest\x1a\x1d.hsmvault.v1.ListKeysResponse\x12\\\n\x0fListKeyVersions\x12#.hsmvault.v1.ListKeyVersionsRequest\x1a$.hsmvault.v1.ListKeyVersionsResponse\x12<\n\tUpdateKey\x12\x1d.hsmvault.v1.UpdateKeyRequest\x1a\x10.hsmvault.v1.Key\x12Q\n\x10UpdateKeyVersion\x12$.hsmvault.v1.UpdateKeyVersionRequest\x1a\x17.hsmvault.v1.KeyVersion\x12\x43\n\tRotateKey\x12\x1d.hsmvault.v1.RotateKeyRequest\x1a\x17.hsmvault.v1.KeyVersion\x12\x65\n\x12\x41\x63tivateKeyVersion\x12&.hsmvault.v1.ActivateKeyVersionRequest\x1a\'.hsmvault.v1.ActivateKeyVersionResponse\x12W\n\x11GetRotationPolicy\x12%.hsmvault.v1.GetRotationPolicyRequest\x1a\x1b.hsmvault.v1.RotationPolicy\x12]\n\x14UpdateRotationPolicy\x12(.hsmvault.v1.UpdateRotationPolicyRequest\x1a\x1b.hsmvault.v1.RotationPolicy\x12<\n\tDeleteKey\x12\x1d.hsmvault.v1.DeleteKeyRequest\x1a\x10.hsmvault.v1.Key\x12\x44\n\rGetDeletedKey\x12!.hsmvault.v1.GetDeletedKeyRequest\x1a\x10.hsmvault.v1.Key\x12\\\n\x0fListDeletedKeys\x12#.hsmvault.v1.ListDeletedKeysRequest\x1a$.hsmvault.v1.ListDeletedKeysResponse\x12>\n\nRecoverKey\x12\x1e.hsmvault.v1.RecoverKeyRequest\x1a\x10.hsmvault.v1.Key\x12G\n\x08PurgeKey\x12\x1c.hsmvault.v1.PurgeKeyRequest\x1a\x1d.hsmvault.v1.PurgeKeyResponse\x12H\n\x0cGetPublicKey\x12 .hsmvault.v1.GetPublicKeyRequest\x1a\x16.hsmvault.v1.PublicKeyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +50,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEKEYVERSIONREQUEST'].fields_by_name['key_version']._serialized_options = b'\342A\001\002'
   _globals['_ROTATEKEYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_ROTATEKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ACTIVATEKEYVERSIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ACTIVATEKEYVERSIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ROTATIONPOLICY'].fields_by_name['name']._loaded_options = None
+  _globals['_ROTATIONPOLICY'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_ROTATIONPOLICY'].fields_by_name['next_rotation_time']._loaded_options = None
+  _globals['_ROTATIONPOLICY'].fields_by_name['next_rotation_time']._serialized_options = b'\342A\001\003'
+  _globals['_ROTATIONPOLICY'].fields_by_name['position']._loaded_options = None
+  _globals['_ROTATIONPOLICY'].fields_by_name['position']._serialized_options = b'\342A\001\003'
+  _globals['_GETROTATIONPOLICYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETROTATIONPOLICYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_UPDATEROTATIONPOLICYREQUEST'].fields_by_name['rotation_policy']._loaded_options = None
+  _globals['_UPDATEROTATIONPOLICYREQUEST'].fields_by_name['rotation_policy']._serialized_options = b'\342A\001\002'
+  _globals['_GETDELETEDKEYREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETDELETEDKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_DELETEKEYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETEKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_RECOVERKEYREQUEST'].fields_by_name['name']._loaded_options = None
@@ -56,36 +72,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PURGEKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_GETPUBLICKEYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETPUBLICKEYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
-  _globals['_CREATEKEYREQUEST']._serialized_start=143
-  _globals['_CREATEKEYREQUEST']._serialized_end=308
-  _globals['_GETKEYREQUEST']._serialized_start=310
-  _globals['_GETKEYREQUEST']._serialized_end=367
-  _globals['_LISTKEYSREQUEST']._serialized_start=369
-  _globals['_LISTKEYSREQUEST']._serialized_end=447
-  _globals['_LISTKEYSRESPONSE']._serialized_start=449
-  _globals['_LISTKEYSRESPONSE']._serialized_end=524
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_start=526
-  _globals['_LISTKEYVERSIONSREQUEST']._serialized_end=611
-  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_start=613
-  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_end=710
-  _globals['_UPDATEKEYREQUEST']._serialized_start=713
-  _globals['_UPDATEKEYREQUEST']._serialized_end=905
-  _globals['_UPDATEKEYVERSIONREQUEST']._serialized_start=908
-  _globals['_UPDATEKEYVERSIONREQUEST']._serialized_end=1122
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1125
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1265
-  _globals['_DELETEKEYREQUEST']._serialized_start=1268
-  _globals['_DELETEKEYREQUEST']._serialized_end=1408
-  _globals['_RECOVERKEYREQUEST']._serialized_start=1411
-  _globals['_RECOVERKEYREQUEST']._serialized_end=1552
-  _globals['_PURGEKEYREQUEST']._serialized_start=1555
-  _globals['_PURGEKEYREQUEST']._serialized_end=1694
-  _globals['_PURGEKEYRESPONSE']._serialized_start=1696
-  _globals['_PURGEKEYRESPONSE']._serialized_end=1732
-  _globals['_GETPUBLICKEYREQUEST']._serialized_start=1734
-  _globals['_GETPUBLICKEYREQUEST']._serialized_end=1775
-  _globals['_PUBLICKEY']._serialized_start=1777
-  _globals['_PUBLICKEY']._serialized_end=1864
-  _globals['_KEYSERVICE']._serialized_start=1867
-  _globals['_KEYSERVICE']._serialized_end=2651
+  _globals['_CREATEKEYREQUEST']._serialized_start=208
+  _globals['_CREATEKEYREQUEST']._serialized_end=373
+  _globals['_GETKEYREQUEST']._serialized_start=375
+  _globals['_GETKEYREQUEST']._serialized_end=432
+  _globals['_LISTKEYSREQUEST']._serialized_start=434
+  _globals['_LISTKEYSREQUEST']._serialized_end=512
+  _globals['_LISTKEYSRESPONSE']._serialized_start=514
+  _globals['_LISTKEYSRESPONSE']._serialized_end=589
+  _globals['_LISTKEYVERSIONSREQUEST']._serialized_start=591
+  _globals['_LISTKEYVERSIONSREQUEST']._serialized_end=676
+  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_start=678
+  _globals['_LISTKEYVERSIONSRESPONSE']._serialized_end=775
+  _globals['_UPDATEKEYREQUEST']._serialized_start=778
+  _globals['_UPDATEKEYREQUEST']._serialized_end=970
+  _globals['_UPDATEKEYVERSIONREQUEST']._serialized_start=973
+  _globals['_UPDATEKEYVERSIONREQUEST']._serialized_end=1187
+  _globals['_ROTATEKEYREQUEST']._serialized_start=1190
+  _globals['_ROTATEKEYREQUEST']._serialized_end=1330
+  _globals['_ACTIVATEKEYVERSIONREQUEST']._serialized_start=1333
+  _globals['_ACTIVATEKEYVERSIONREQUEST']._serialized_end=1497
+  _globals['_ACTIVATEKEYVERSIONRESPONSE']._serialized_start=1499
+  _globals['_ACTIVATEKEYVERSIONRESPONSE']._serialized_end=1616
+  _globals['_ROTATIONPOLICY']._serialized_start=1619
+  _globals['_ROTATIONPOLICY']._serialized_end=1917
+  _globals['_GETROTATIONPOLICYREQUEST']._serialized_start=1919
+  _globals['_GETROTATIONPOLICYREQUEST']._serialized_end=1965
+  _globals['_UPDATEROTATIONPOLICYREQUEST']._serialized_start=1968
+  _globals['_UPDATEROTATIONPOLICYREQUEST']._serialized_end=2194
+  _globals['_GETDELETEDKEYREQUEST']._serialized_start=2196
+  _globals['_GETDELETEDKEYREQUEST']._serialized_end=2238
+  _globals['_LISTDELETEDKEYSREQUEST']._serialized_start=2240
+  _globals['_LISTDELETEDKEYSREQUEST']._serialized_end=2303
+  _globals['_LISTDELETEDKEYSRESPONSE']._serialized_start=2305
+  _globals['_LISTDELETEDKEYSRESPONSE']._serialized_end=2387
+  _globals['_DELETEKEYREQUEST']._serialized_start=2390
+  _globals['_DELETEKEYREQUEST']._serialized_end=2530
+  _globals['_RECOVERKEYREQUEST']._serialized_start=2533
+  _globals['_RECOVERKEYREQUEST']._serialized_end=2674
+  _globals['_PURGEKEYREQUEST']._serialized_start=2677
+  _globals['_PURGEKEYREQUEST']._serialized_end=2816
+  _globals['_PURGEKEYRESPONSE']._serialized_start=2818
+  _globals['_PURGEKEYRESPONSE']._serialized_end=2854
+  _globals['_GETPUBLICKEYREQUEST']._serialized_start=2856
+  _globals['_GETPUBLICKEYREQUEST']._serialized_end=2897
+  _globals['_PUBLICKEY']._serialized_start=2899
+  _globals['_PUBLICKEY']._serialized_end=2986
+  _globals['_KEYSERVICE']._serialized_start=2989
+  _globals['_KEYSERVICE']._serialized_end=4224
 # @@protoc_insertion_point(module_scope)

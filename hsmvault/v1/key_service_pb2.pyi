@@ -5,8 +5,10 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from hsmvault.v1 import resources_pb2 as _resources_pb2
 import builtins as _builtins
@@ -289,6 +291,257 @@ class RotateKeyRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
+
+@_typing.final
+class ActivateKeyVersionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: `keys/{key}/versions/{version}`."""
+    force: _builtins.bool
+    """Also if regions that it is wrapped for lack it. What it encrypts then cannot be
+    decrypted there before it has arrived.
+    """
+    etag: _builtins.str
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    @_builtins.property
+    def durability(self) -> _resources_pb2.Durability: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        durability: _resources_pb2.Durability | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "etag", b"etag", "force", b"force", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateKeyVersionRequest: _TypeAlias = ActivateKeyVersionRequest  # noqa: Y015
+
+@_typing.final
+class ActivateKeyVersionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    LACKING_REGIONS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    @_builtins.property
+    def key_version(self) -> _resources_pb2.KeyVersion: ...
+    @_builtins.property
+    def lacking_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The regions that lacked it: `regions/{region}`."""
+
+    def __init__(
+        self,
+        *,
+        key_version: _resources_pb2.KeyVersion | None = ...,
+        lacking_regions: _abc.Iterable[_builtins.str] | None = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version", "lacking_regions", b"lacking_regions", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateKeyVersionResponse: _TypeAlias = ActivateKeyVersionResponse  # noqa: Y015
+
+@_typing.final
+class RotationPolicy(_message.Message):
+    """When a key rotates by itself. At most one of `rotate_after_create` and
+    `rotate_before_expire`; never more often than every 28 days.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROTATE_AFTER_CREATE_FIELD_NUMBER: _builtins.int
+    ROTATE_BEFORE_EXPIRE_FIELD_NUMBER: _builtins.int
+    EXPIRE_AFTER_FIELD_NUMBER: _builtins.int
+    NEXT_ROTATION_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: `keys/{key}/rotationPolicy`."""
+    etag: _builtins.str
+    """The key's etag."""
+    position: _builtins.str
+    @_builtins.property
+    def rotate_after_create(self) -> _duration_pb2.Duration:
+        """Rotate so long after the newest version was made."""
+
+    @_builtins.property
+    def rotate_before_expire(self) -> _duration_pb2.Duration:
+        """Rotate so long before the key's `expire_time`; needs `expire_after`."""
+
+    @_builtins.property
+    def expire_after(self) -> _duration_pb2.Duration:
+        """Each rotation sets the key's `expire_time` to so long afterwards."""
+
+    @_builtins.property
+    def next_rotation_time(self) -> _timestamp_pb2.Timestamp:
+        """When the key rotates next; unset: not by itself. Later while it is disabled, or
+        while a version is pending.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        rotate_after_create: _duration_pb2.Duration | None = ...,
+        rotate_before_expire: _duration_pb2.Duration | None = ...,
+        expire_after: _duration_pb2.Duration | None = ...,
+        next_rotation_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_after", b"expire_after", "next_rotation_time", b"next_rotation_time", "rotate_after_create", b"rotate_after_create", "rotate_before_expire", b"rotate_before_expire"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "expire_after", b"expire_after", "name", b"name", "next_rotation_time", b"next_rotation_time", "position", b"position", "rotate_after_create", b"rotate_after_create", "rotate_before_expire", b"rotate_before_expire"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotationPolicy: _TypeAlias = RotationPolicy  # noqa: Y015
+
+@_typing.final
+class GetRotationPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: `keys/{key}/rotationPolicy`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRotationPolicyRequest: _TypeAlias = GetRotationPolicyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateRotationPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROTATION_POLICY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    @_builtins.property
+    def rotation_policy(self) -> Global___RotationPolicy: ...
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Any of `rotate_after_create`, `rotate_before_expire`, `expire_after`. Empty: the
+        whole policy is replaced.
+        """
+
+    @_builtins.property
+    def durability(self) -> _resources_pb2.Durability: ...
+    def __init__(
+        self,
+        *,
+        rotation_policy: Global___RotationPolicy | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        durability: _resources_pb2.Durability | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "rotation_policy", b"rotation_policy", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "request_id", b"request_id", "rotation_policy", b"rotation_policy", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateRotationPolicyRequest: _TypeAlias = UpdateRotationPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetDeletedKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: `keys/{key}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeletedKeyRequest: _TypeAlias = GetDeletedKeyRequest  # noqa: Y015
+
+@_typing.final
+class ListDeletedKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """1 to 1000; default 100."""
+    page_token: _builtins.str
+    """From an earlier answer; opaque."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeletedKeysRequest: _TypeAlias = ListDeletedKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListDeletedKeysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: this was the last page."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Key]: ...
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_resources_pb2.Key] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeletedKeysResponse: _TypeAlias = ListDeletedKeysResponse  # noqa: Y015
 
 @_typing.final
 class DeleteKeyRequest(_message.Message):

@@ -72,10 +72,35 @@ class KeyServiceStub:
                 request_serializer=hsmvault_dot_v1_dot_key__service__pb2.RotateKeyRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_v1_dot_resources__pb2.KeyVersion.FromString,
                 _registered_method=True)
+        self.ActivateKeyVersion = channel.unary_unary(
+                '/hsmvault.v1.KeyService/ActivateKeyVersion',
+                request_serializer=hsmvault_dot_v1_dot_key__service__pb2.ActivateKeyVersionRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_key__service__pb2.ActivateKeyVersionResponse.FromString,
+                _registered_method=True)
+        self.GetRotationPolicy = channel.unary_unary(
+                '/hsmvault.v1.KeyService/GetRotationPolicy',
+                request_serializer=hsmvault_dot_v1_dot_key__service__pb2.GetRotationPolicyRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_key__service__pb2.RotationPolicy.FromString,
+                _registered_method=True)
+        self.UpdateRotationPolicy = channel.unary_unary(
+                '/hsmvault.v1.KeyService/UpdateRotationPolicy',
+                request_serializer=hsmvault_dot_v1_dot_key__service__pb2.UpdateRotationPolicyRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_key__service__pb2.RotationPolicy.FromString,
+                _registered_method=True)
         self.DeleteKey = channel.unary_unary(
                 '/hsmvault.v1.KeyService/DeleteKey',
                 request_serializer=hsmvault_dot_v1_dot_key__service__pb2.DeleteKeyRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_v1_dot_resources__pb2.Key.FromString,
+                _registered_method=True)
+        self.GetDeletedKey = channel.unary_unary(
+                '/hsmvault.v1.KeyService/GetDeletedKey',
+                request_serializer=hsmvault_dot_v1_dot_key__service__pb2.GetDeletedKeyRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_resources__pb2.Key.FromString,
+                _registered_method=True)
+        self.ListDeletedKeys = channel.unary_unary(
+                '/hsmvault.v1.KeyService/ListDeletedKeys',
+                request_serializer=hsmvault_dot_v1_dot_key__service__pb2.ListDeletedKeysRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_key__service__pb2.ListDeletedKeysResponse.FromString,
                 _registered_method=True)
         self.RecoverKey = channel.unary_unary(
                 '/hsmvault.v1.KeyService/RecoverKey',
@@ -151,9 +176,45 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ActivateKeyVersion(self, request, context):
+        """Makes a pending version current although regions lack it. Refused without `force`,
+        naming them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRotationPolicy(self, request, context):
+        """Reads when a key rotates by itself. A key without a policy has an empty one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateRotationPolicy(self, request, context):
+        """Sets when a key rotates by itself; an empty policy takes it away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteKey(self, request, context):
         """Soft-deletes a key with all versions. Unusable when it answers; its name stays
         taken until it is purged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDeletedKey(self, request, context):
+        """Reads a soft-deleted key: when it is purged, and what may be done until then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeletedKeys(self, request, context):
+        """Lists soft-deleted keys by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,10 +279,35 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.RotateKeyRequest.FromString,
                     response_serializer=hsmvault_dot_v1_dot_resources__pb2.KeyVersion.SerializeToString,
             ),
+            'ActivateKeyVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateKeyVersion,
+                    request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.ActivateKeyVersionRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_key__service__pb2.ActivateKeyVersionResponse.SerializeToString,
+            ),
+            'GetRotationPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRotationPolicy,
+                    request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.GetRotationPolicyRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_key__service__pb2.RotationPolicy.SerializeToString,
+            ),
+            'UpdateRotationPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRotationPolicy,
+                    request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.UpdateRotationPolicyRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_key__service__pb2.RotationPolicy.SerializeToString,
+            ),
             'DeleteKey': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteKey,
                     request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.DeleteKeyRequest.FromString,
                     response_serializer=hsmvault_dot_v1_dot_resources__pb2.Key.SerializeToString,
+            ),
+            'GetDeletedKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeletedKey,
+                    request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.GetDeletedKeyRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_resources__pb2.Key.SerializeToString,
+            ),
+            'ListDeletedKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeletedKeys,
+                    request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.ListDeletedKeysRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_key__service__pb2.ListDeletedKeysResponse.SerializeToString,
             ),
             'RecoverKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RecoverKey,
@@ -441,6 +527,87 @@ class KeyService:
             _registered_method=True)
 
     @staticmethod
+    def ActivateKeyVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.KeyService/ActivateKeyVersion',
+            hsmvault_dot_v1_dot_key__service__pb2.ActivateKeyVersionRequest.SerializeToString,
+            hsmvault_dot_v1_dot_key__service__pb2.ActivateKeyVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRotationPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.KeyService/GetRotationPolicy',
+            hsmvault_dot_v1_dot_key__service__pb2.GetRotationPolicyRequest.SerializeToString,
+            hsmvault_dot_v1_dot_key__service__pb2.RotationPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateRotationPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.KeyService/UpdateRotationPolicy',
+            hsmvault_dot_v1_dot_key__service__pb2.UpdateRotationPolicyRequest.SerializeToString,
+            hsmvault_dot_v1_dot_key__service__pb2.RotationPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteKey(request,
             target,
             options=(),
@@ -457,6 +624,60 @@ class KeyService:
             '/hsmvault.v1.KeyService/DeleteKey',
             hsmvault_dot_v1_dot_key__service__pb2.DeleteKeyRequest.SerializeToString,
             hsmvault_dot_v1_dot_resources__pb2.Key.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeletedKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.KeyService/GetDeletedKey',
+            hsmvault_dot_v1_dot_key__service__pb2.GetDeletedKeyRequest.SerializeToString,
+            hsmvault_dot_v1_dot_resources__pb2.Key.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeletedKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.KeyService/ListDeletedKeys',
+            hsmvault_dot_v1_dot_key__service__pb2.ListDeletedKeysRequest.SerializeToString,
+            hsmvault_dot_v1_dot_key__service__pb2.ListDeletedKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,10 +55,22 @@ class KeyServiceStub:
     """Makes a new version. It becomes current once every region that it is wrapped for
     holds it; until then it is PENDING, and the former version stays current.
     """
+    ActivateKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ActivateKeyVersionRequest, _key_service_pb2.ActivateKeyVersionResponse]
+    """Makes a pending version current although regions lack it. Refused without `force`,
+    naming them.
+    """
+    GetRotationPolicy: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetRotationPolicyRequest, _key_service_pb2.RotationPolicy]
+    """Reads when a key rotates by itself. A key without a policy has an empty one."""
+    UpdateRotationPolicy: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.UpdateRotationPolicyRequest, _key_service_pb2.RotationPolicy]
+    """Sets when a key rotates by itself; an empty policy takes it away."""
     DeleteKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DeleteKeyRequest, _resources_pb2.Key]
     """Soft-deletes a key with all versions. Unusable when it answers; its name stays
     taken until it is purged.
     """
+    GetDeletedKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetDeletedKeyRequest, _resources_pb2.Key]
+    """Reads a soft-deleted key: when it is purged, and what may be done until then."""
+    ListDeletedKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListDeletedKeysRequest, _key_service_pb2.ListDeletedKeysResponse]
+    """Lists soft-deleted keys by name."""
     RecoverKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RecoverKeyRequest, _resources_pb2.Key]
     """Brings a deleted key back exactly as it was."""
     PurgeKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.PurgeKeyRequest, _key_service_pb2.PurgeKeyResponse]
@@ -92,10 +104,22 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Makes a new version. It becomes current once every region that it is wrapped for
     holds it; until then it is PENDING, and the former version stays current.
     """
+    ActivateKeyVersion: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ActivateKeyVersionRequest, _key_service_pb2.ActivateKeyVersionResponse]  # type: ignore[assignment]
+    """Makes a pending version current although regions lack it. Refused without `force`,
+    naming them.
+    """
+    GetRotationPolicy: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetRotationPolicyRequest, _key_service_pb2.RotationPolicy]  # type: ignore[assignment]
+    """Reads when a key rotates by itself. A key without a policy has an empty one."""
+    UpdateRotationPolicy: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UpdateRotationPolicyRequest, _key_service_pb2.RotationPolicy]  # type: ignore[assignment]
+    """Sets when a key rotates by itself; an empty policy takes it away."""
     DeleteKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DeleteKeyRequest, _resources_pb2.Key]  # type: ignore[assignment]
     """Soft-deletes a key with all versions. Unusable when it answers; its name stays
     taken until it is purged.
     """
+    GetDeletedKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetDeletedKeyRequest, _resources_pb2.Key]  # type: ignore[assignment]
+    """Reads a soft-deleted key: when it is purged, and what may be done until then."""
+    ListDeletedKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListDeletedKeysRequest, _key_service_pb2.ListDeletedKeysResponse]  # type: ignore[assignment]
+    """Lists soft-deleted keys by name."""
     RecoverKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RecoverKeyRequest, _resources_pb2.Key]  # type: ignore[assignment]
     """Brings a deleted key back exactly as it was."""
     PurgeKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.PurgeKeyRequest, _key_service_pb2.PurgeKeyResponse]  # type: ignore[assignment]
@@ -170,6 +194,32 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ActivateKeyVersion(
+        self,
+        request: _key_service_pb2.ActivateKeyVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.ActivateKeyVersionResponse, _abc.Awaitable[_key_service_pb2.ActivateKeyVersionResponse]]:
+        """Makes a pending version current although regions lack it. Refused without `force`,
+        naming them.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRotationPolicy(
+        self,
+        request: _key_service_pb2.GetRotationPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.RotationPolicy, _abc.Awaitable[_key_service_pb2.RotationPolicy]]:
+        """Reads when a key rotates by itself. A key without a policy has an empty one."""
+
+    @_abc_1.abstractmethod
+    def UpdateRotationPolicy(
+        self,
+        request: _key_service_pb2.UpdateRotationPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.RotationPolicy, _abc.Awaitable[_key_service_pb2.RotationPolicy]]:
+        """Sets when a key rotates by itself; an empty policy takes it away."""
+
+    @_abc_1.abstractmethod
     def DeleteKey(
         self,
         request: _key_service_pb2.DeleteKeyRequest,
@@ -178,6 +228,22 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Soft-deletes a key with all versions. Unusable when it answers; its name stays
         taken until it is purged.
         """
+
+    @_abc_1.abstractmethod
+    def GetDeletedKey(
+        self,
+        request: _key_service_pb2.GetDeletedKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resources_pb2.Key, _abc.Awaitable[_resources_pb2.Key]]:
+        """Reads a soft-deleted key: when it is purged, and what may be done until then."""
+
+    @_abc_1.abstractmethod
+    def ListDeletedKeys(
+        self,
+        request: _key_service_pb2.ListDeletedKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.ListDeletedKeysResponse, _abc.Awaitable[_key_service_pb2.ListDeletedKeysResponse]]:
+        """Lists soft-deleted keys by name."""
 
     @_abc_1.abstractmethod
     def RecoverKey(

@@ -117,6 +117,8 @@ class Key(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     EXPORTABLE_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    PENDING_VERSIONS_FIELD_NUMBER: _builtins.int
+    RECOVERY_LEVEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `keys/{key}`; 1 to 127 letters, digits and dashes, unique without regard
     to case.
@@ -138,6 +140,11 @@ class Key(_message.Message):
     """
     position: _builtins.str
     """Position of the key's last change: `epoch.region.index`."""
+    recovery_level: _builtins.str
+    """Of GetDeletedKey and ListDeletedKeys: what may still become of it, in the words of
+    Azure Key Vault. `Purgeable` stands in it unless purge protection is on,
+    `Customized` when the vault's retention is less than 90 days.
+    """
     @_builtins.property
     def spec(self) -> Global___KeySpec: ...
     @_builtins.property
@@ -168,6 +175,12 @@ class Key(_message.Message):
     def purge_time(self) -> _timestamp_pb2.Timestamp:
         """When a deleted key is purged for good."""
 
+    @_builtins.property
+    def pending_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of GetKey: names of the versions that regions which they are wrapped for still
+        lack. They become current once those have them.
+        """
+
     def __init__(
         self,
         *,
@@ -189,10 +202,12 @@ class Key(_message.Message):
         etag: _builtins.str = ...,
         exportable: _builtins.bool = ...,
         position: _builtins.str = ...,
+        pending_versions: _abc.Iterable[_builtins.str] | None = ...,
+        recovery_level: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "create_time", b"create_time", "delete_time", b"delete_time", "enabled", b"enabled", "expire_time", b"expire_time", "not_before_time", b"not_before_time", "purge_time", b"purge_time", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "create_time", b"create_time", "current_version", b"current_version", "delete_time", b"delete_time", "deletion_protection", b"deletion_protection", "enabled", b"enabled", "etag", b"etag", "expire_time", b"expire_time", "exportable", b"exportable", "incarnation", b"incarnation", "name", b"name", "not_before_time", b"not_before_time", "operations", b"operations", "position", b"position", "purge_time", b"purge_time", "spec", b"spec", "state", b"state", "tags", b"tags", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "create_time", b"create_time", "current_version", b"current_version", "delete_time", b"delete_time", "deletion_protection", b"deletion_protection", "enabled", b"enabled", "etag", b"etag", "expire_time", b"expire_time", "exportable", b"exportable", "incarnation", b"incarnation", "name", b"name", "not_before_time", b"not_before_time", "operations", b"operations", "pending_versions", b"pending_versions", "position", b"position", "purge_time", b"purge_time", "recovery_level", b"recovery_level", "spec", b"spec", "state", b"state", "tags", b"tags", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hsmvault.model.algorithms import KeySpec
-from hsmvault.model.errors import AlreadyExists, KeyNotEnabled, NotFound
+from hsmvault.model.errors import AlreadyExists, KeyNotEnabled, NotDue, NotFound
 from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState, VersionState
+from hsmvault.model.log import Kind
 from hsmvault.model.names import KeyName
 from hsmvault.model.stored import WrappedKey
 from hsmvault.vault.checked import Found
@@ -93,35 +94,72 @@ class KeyMaker:
         """
 
         def decide(view: View) -> Draft[VersionRecord]:
-            found = self._rotatable(name, etag)
-            key = found.record
-            require_version_room(self.store, view.vault, key.resource)
-            alone = len(view.receiving) == 1
-            state = VersionState.ACTIVE if alone else VersionState.PENDING
-            new = self._new(key.name, key.incarnation, key.spec, view, state)
-            made = self._make(request, new, view)
-            if not alone:
-                return Draft(
-                    (made.version,),
-                    made.version,
-                    wrapped=made.wrapped,
-                    regions_matter=True,
-                    unchanged=found,
-                )
-            moved = replace(
-                key,
-                revision=key.revision + 1,
-                current=made.version.version,
-                update_ms=made.version.create_ms,
-            )
-            return Draft(
-                (made.version, moved),
-                made.version,
-                wrapped=made.wrapped,
-                regions_matter=True,
-            )
+            return self._next(request, self._rotatable(name, etag), view)
 
         return self.writer.write(request, VersionRecord, decide)
+
+    def rotate_due(
+        self, request: Request, name: KeyName, *, incarnation: str
+    ) -> Found[VersionRecord]:
+        """Rotate a key whose policy says that it is time, and only then.
+
+        The version and the date of the next one are one transaction, and the date is
+        looked at again for it: whoever asks twice, or after a crash, raises NotDue.
+        """
+
+        def decide(view: View) -> Draft[VersionRecord]:
+            found = self._rotatable(name, "")
+            key = found.record
+            if key.incarnation != incarnation or not 0 < key.due_ms <= self.clock():
+                raise NotDue("{name} need not rotate now", name=key.name)
+            if self.store.states(
+                Kind.KEY_VERSION,
+                prefix=f"{key.resource}/versions/",
+                state=VersionState.PENDING,
+                limit=1,
+            ):
+                raise NotDue(
+                    "{name} has a version that is not current yet; the next one waits "
+                    "for it, or for hsmvault key activate",
+                    name=key.name,
+                )
+            return self._next(request, found, view)
+
+        return self.writer.write(request, VersionRecord, decide)
+
+    def _next(
+        self, request: Request, found: Found[KeyRecord], view: View
+    ) -> Draft[VersionRecord]:
+        key = found.record
+        require_version_room(self.store, view.vault, key.resource)
+        alone = len(view.receiving) == 1
+        state = VersionState.ACTIVE if alone else VersionState.PENDING
+        new = self._new(key.name, key.incarnation, key.spec, view, state)
+        made = self._make(request, new, view)
+        version = made.version
+        if not alone and key.rotation is None:
+            return Draft(
+                (version,),
+                version,
+                wrapped=made.wrapped,
+                regions_matter=True,
+                unchanged=found,
+            )
+        moved = replace(
+            key,
+            revision=key.revision + 1,
+            current=version.version if alone else key.current,
+            update_ms=version.create_ms,
+        )
+        if key.rotation is not None:
+            moved = replace(
+                moved,
+                rotation=key.rotation.begun(version.create_ms),
+                expire_ms=key.rotation.expires_ms(version.create_ms) or key.expire_ms,
+            )
+        return Draft(
+            (version, moved), version, wrapped=made.wrapped, regions_matter=True
+        )
 
     def _new(
         self,

@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from hsmvault.model.errors import DeletionProtected, NotFound, PurgeTooEarly
+from hsmvault.model.errors import DeletionProtected, NotDue, NotFound, PurgeTooEarly
 from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState, Step, after
 from hsmvault.model.names import KeyName, VersionName
 from hsmvault.vault.catalogue import Catalogue
 from hsmvault.vault.checked import Found
 from hsmvault.vault.memory import Memory
-from hsmvault.vault.ports import Clock
+from hsmvault.vault.ports import Clock, Dates
 from hsmvault.vault.settings import KeyPatch
 from hsmvault.vault.view import View
 from hsmvault.vault.writing import Draft, Request, Writer, require_etag
@@ -27,6 +27,9 @@ class KeyLife:
     catalogue: Catalogue
     writer: Writer
     clock: Clock
+    dates: Dates
+    lasting: Clock
+    """Never behind what it once was: a retention is counted from it."""
 
     def update(
         self, request: Request, name: KeyName, patch: KeyPatch, *, etag: str
@@ -74,13 +77,15 @@ class KeyLife:
                     name=key.name,
                 )
             now = self.clock()
+            # By a clock that nobody sets back: else a retention could end early.
+            ends = self.lasting() + view.vault.retention_days * DAY_MS
             gone = replace(
                 key,
                 revision=key.revision + 1,
                 state=state,
                 update_ms=now,
                 delete_ms=now,
-                purge_ms=now + view.vault.retention_days * DAY_MS,
+                purge_ms=ends,
             )
             return Draft((gone,), gone)
 
@@ -121,26 +126,54 @@ class KeyLife:
             key = found.record
             after(key.state, Step.PURGE, name=key.name)
             require_etag(found, etag)
-            now = self.clock()
-            if view.vault.purge_protection and now < key.purge_ms:
-                raise PurgeTooEarly(
-                    "{name} cannot be purged before {date}: purge protection is on, "
-                    "and nobody can override it. Until then hsmvault key recover "
-                    "brings it back",
-                    name=key.name,
-                    date=date(key.purge_ms),
-                )
-            versions = self.catalogue.all_versions(key)
-            tombstone = TombstoneRecord(
-                name=key.name,
-                incarnation=key.incarnation,
-                revision=key.revision + 1,
-                versions=tuple(v.record.version for v in versions),
-                purge_ms=now,
-            )
-            return Draft((tombstone,), tombstone)
+            if view.vault.purge_protection:
+                self._require_ended(key)
+            return self._end(key)
 
         return self.writer.write(request, TombstoneRecord, decide)
+
+    def purge_due(
+        self, request: Request, name: KeyName, *, incarnation: str
+    ) -> Found[TombstoneRecord]:
+        """End a deleted key whose retention has ended; NotDue for any other.
+
+        Whoever asks has made sure that the clock can be trusted.
+        """
+
+        def decide(_view: View) -> Draft[TombstoneRecord]:
+            key = self._any(name).record
+            if (
+                key.incarnation != incarnation
+                or key.state is not KeyState.DELETED
+                or self.clock() < key.purge_ms
+            ):
+                raise NotDue("{name} need not be purged now", name=key.name)
+            return self._end(key)
+
+        return self.writer.write(request, TombstoneRecord, decide)
+
+    def _require_ended(self, key: KeyRecord) -> None:
+        if self.clock() < key.purge_ms:
+            raise PurgeTooEarly(
+                "{name} cannot be purged before {date}: purge protection is on, "
+                "and nobody can override it. Until then hsmvault key recover "
+                "brings it back",
+                name=key.name,
+                date=date(key.purge_ms),
+            )
+        # A clock that was set forward says so, too; then another one has to agree.
+        self.dates.require_past(key.purge_ms)
+
+    def _end(self, key: KeyRecord) -> Draft[TombstoneRecord]:
+        versions = self.catalogue.all_versions(key)
+        tombstone = TombstoneRecord(
+            name=key.name,
+            incarnation=key.incarnation,
+            revision=key.revision + 1,
+            versions=tuple(v.record.version for v in versions),
+            purge_ms=self.clock(),
+        )
+        return Draft((tombstone,), tombstone)
 
     def _any(self, name: KeyName) -> Found[KeyRecord]:
         """Return a key in any state: its moves say what is in the way."""

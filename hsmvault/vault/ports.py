@@ -244,6 +244,13 @@ class Durability(Protocol):
         """The durable watermark of each extended region, as last acknowledged."""
 
 
+class Dates(Protocol):
+    """Who knows whether a date has really come, whatever the wall clock says."""
+
+    def require_past(self, date_ms: int) -> None:
+        """Raise ClockUntrusted unless a clock that can be trusted is past it."""
+
+
 class Clock(Protocol):
     """Wall-clock time."""
 

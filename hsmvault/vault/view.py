@@ -32,6 +32,8 @@ class Caller:
     """A path with a leading slash, key names folded."""
     via_region: str = ""
     """The region on whose word the principal is; empty: they came themselves."""
+    itself: bool = False
+    """The vault's own work, which no assignment allows and no call can claim."""
 
 
 class Access:

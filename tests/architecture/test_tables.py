@@ -43,7 +43,7 @@ def test_every_rpc_that_names_a_key_stands_in_the_table_of_the_lifecycle() -> No
         for service in _services()
         if service.name in {"KeyService", "CryptoService"}
         for method in service.methods
-        if {"name", "parent", "key", "key_id", "key_version"}
+        if {"name", "parent", "key", "key_id", "key_version", "rotation_policy"}
         & set(method.input_type.fields_by_name)
     }
 

@@ -136,6 +136,22 @@ ASK: Final[Mapping[str, Callable[[Caller, Made], Any]]] = {
         )
     ),
     "RotateKey": lambda c, m: c.keys.RotateKey(keys.RotateKeyRequest(name=m.key.name)),
+    "ActivateKeyVersion": lambda c, m: c.keys.ActivateKeyVersion(
+        keys.ActivateKeyVersionRequest(
+            name=f"{m.key.name}/versions/{m.key.current_version[-32:]}"
+        )
+    ),
+    "GetRotationPolicy": lambda c, m: c.keys.GetRotationPolicy(
+        keys.GetRotationPolicyRequest(name=f"{m.key.name}/rotationPolicy")
+    ),
+    "UpdateRotationPolicy": lambda c, m: c.keys.UpdateRotationPolicy(
+        keys.UpdateRotationPolicyRequest(
+            rotation_policy=keys.RotationPolicy(name=f"{m.key.name}/rotationPolicy")
+        )
+    ),
+    "GetDeletedKey": lambda c, m: c.keys.GetDeletedKey(
+        keys.GetDeletedKeyRequest(name=m.key.name)
+    ),
     "DeleteKey": lambda c, m: c.keys.DeleteKey(keys.DeleteKeyRequest(name=m.key.name)),
     "RecoverKey": lambda c, m: c.keys.RecoverKey(
         keys.RecoverKeyRequest(name=m.key.name)
@@ -169,7 +185,7 @@ ASK: Final[Mapping[str, Callable[[Caller, Made], Any]]] = {
     ),
 }
 """How a caller asks each RPC about a key."""
-OFFICERS: Final = frozenset({"RecoverKey", "PurgeKey"})
+OFFICERS: Final = frozenset({"RecoverKey", "PurgeKey", "GetDeletedKey"})
 
 
 def test_every_row_of_the_table_is_walked() -> None:

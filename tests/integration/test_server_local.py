@@ -19,12 +19,14 @@ from hsmvault.local.partition_client import (
     SiblingWitness,
 )
 from hsmvault.model.algorithms import KeySpec, KeyType
-from hsmvault.model.errors import RegionNotReady, Unavailable, WrappedKeyInvalid
+from hsmvault.model.errors import NotDue, RegionNotReady, Unavailable, WrappedKeyInvalid
 from hsmvault.model.log import Epoch, Head, Position
 from hsmvault.model.material import Material
+from hsmvault.model.names import KeyName
 from hsmvault.regions.layout import PARTITIONS, Layout
 from hsmvault.regions.ports import Arrived, Executed
 from hsmvault.vault.ports import PartitionState
+from hsmvault.vault.upkeep import Chore
 from tests.support.fakes import FakeHsm
 
 VAULT = "5f" * 16
@@ -37,6 +39,8 @@ class Duties:
     vault_id: str = VAULT
     executed: list[tuple[str, bytes, str, str, float]] = field(default_factory=list)
     proofs: list[bytes] = field(default_factory=list)
+    kept: list[tuple[Chore, str, str]] = field(default_factory=list)
+    due: bool = True
 
     def state(self) -> PartitionState:
         return PartitionState(self.hsm.name, serving=True, position="1.north.7")
@@ -54,6 +58,12 @@ class Duties:
         self.proofs.append(proof)
         self.executed.append((method, request, principal, via_region, timeout))
         return Executed(b"made", b"", "1.north.8")
+
+    def upkeep(self, chore: Chore, name: KeyName, *, incarnation: str) -> Position:
+        if not self.due:
+            raise NotDue("{name} need not {chore} now", name=name, chore=chore)
+        self.kept.append((chore, str(name), incarnation))
+        return Position(Epoch(1, "north"), 9)
 
 
 @dataclass
@@ -123,6 +133,20 @@ def test_without_partitions_work_is_refused_as_unavailable(region: Region) -> No
         region.workers.execute("/a/B", b"", principal="CN=alice", via_region="south")
     with pytest.raises(Unavailable):
         region.workers.write_anchor(Head(Position(Epoch(1, "north"), 7), bytes(32)))
+
+
+def test_a_chore_is_done_by_one_partition_and_not_where_it_is_not_due(
+    region: Region,
+) -> None:
+    position = region.workers.upkeep(Chore.PURGE, "keys/a", incarnation="1")
+    for one in region.duties.values():
+        one.due = False
+    with pytest.raises(NotDue):
+        region.workers.upkeep(Chore.ROTATE, "keys/a", incarnation="1")
+
+    assert str(position) == "1.north.9"
+    kept = [done for one in region.duties.values() for done in one.kept]
+    assert kept == [(Chore.PURGE, "keys/a", "1")]
 
 
 def test_what_is_sealed_is_macked_and_arrives_rewrapped(region: Region) -> None:

@@ -230,6 +230,39 @@ _KEYS: Final = {
         lambda key: keys.RotateKeyRequest(name=f"keys/{key}", etag="old"),
         (STALE, ABSENT, ABSENT),
     ),
+    "ActivateKeyVersion": _key(
+        "keys/rotate/action",
+        "ec",
+        lambda key: keys.ActivateKeyVersionRequest(
+            name=f"keys/{key}/versions/{'0' * 32}", etag="old"
+        ),
+        (ABSENT, ABSENT, ABSENT),
+    ),
+    "GetRotationPolicy": _key(
+        "keys/read/action",
+        "ec",
+        lambda key: keys.GetRotationPolicyRequest(name=f"keys/{key}/rotationPolicy"),
+        (OK, ABSENT, ABSENT),
+    ),
+    "UpdateRotationPolicy": _key(
+        "keys/write/action",
+        "ec",
+        lambda key: keys.UpdateRotationPolicyRequest(
+            rotation_policy=keys.RotationPolicy(
+                name=f"keys/{key}/rotationPolicy", etag="old"
+            )
+        ),
+        (STALE, ABSENT, ABSENT),
+    ),
+    "GetDeletedKey": _key(
+        "keys/deletedKeys/read/action",
+        "ec",
+        lambda key: keys.GetDeletedKeyRequest(name=f"keys/{key}"),
+        (ABSENT, OK, ABSENT),
+    ),
+    "ListDeletedKeys": _whole(
+        "keys/deletedKeys/read/action", keys.ListDeletedKeysRequest(), OK, "/keys"
+    ),
     "DeleteKey": _key(
         "keys/delete",
         "ec",

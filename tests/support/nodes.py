@@ -40,6 +40,7 @@ from hsmvault.replication.follower import Timings
 from hsmvault.replication.node import Identity, Node
 from hsmvault.store.store import Store
 from hsmvault.vault.ports import Change, Expect
+from hsmvault.vault.upkeep import Chore
 from tests.support.fakes import FakeHsm
 
 VAULT = "0123456789abcdef0123456789abcdef"
@@ -137,6 +138,9 @@ class FakeWorkers:
         self.proofs.append(proof)
         self.executed.append((method, request, principal, via_region))
         return Executed(b"done:" + request, b"", "1.north.1")
+
+    def upkeep(self, chore: Chore, name: str, *, incarnation: str) -> Position:
+        raise Unavailable(f"no partition does {chore} {name} {incarnation}")
 
 
 class FakeOfficers:

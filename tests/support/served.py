@@ -55,6 +55,7 @@ from hsmvault.vault.checked import KINDS
 from hsmvault.vault.ports import (
     Awaited,
     Change,
+    FollowerState,
     Material,
     PartitionState,
     RemovalOrder,
@@ -89,6 +90,9 @@ class FakeManager:
     awaited: Awaited = field(default_factory=lambda: Awaited(reached=True))
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     on_forward: Callable[[], object] = lambda: None
+    past: Callable[[int], None] = lambda _date_ms: None
+    """Raises ClockUntrusted for a date that no clock confirms."""
+    followers: tuple[FollowerState, ...] = ()
 
     def forward(
         self,
@@ -121,7 +125,13 @@ class FakeManager:
         return self.awaited
 
     def replication(self) -> ReplicationState:
-        return ReplicationState(primary_reachable=self.primary is not None)
+        return ReplicationState(
+            primary_reachable=self.primary is not None, followers=self.followers
+        )
+
+    def require_past(self, date_ms: int) -> None:
+        self.asked.append(("require_past", date_ms))
+        self.past(date_ms)
 
     def add_region(self, record: bytes, *, principal: str, terms: Terms) -> Executed:
         assert terms.method.endswith("AddRegion")
@@ -265,6 +275,7 @@ def served(
     manager: FakeManager | None = None,
     partition: str = "p0",
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    boot: Callable[[], float] = lambda: 0.0,
     limits: Limits | None = None,
     observers: Sequence[Observer] = (),
     issuers: Sequence[Issuer] = (),
@@ -294,6 +305,7 @@ def served(
             manager=manager,
             partitions=OnePartition(),
             clock=clock,
+            boot=boot,
             limits=limits,
             observers=observers,
             callers=Callers(issuers),

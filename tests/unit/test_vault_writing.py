@@ -48,6 +48,13 @@ class Overtaken(Store):
         return super().commit(*args, **named)
 
 
+class AnyDate:
+    """Every date has come."""
+
+    def require_past(self, _date_ms: int, /) -> None:
+        return
+
+
 @dataclass
 class World:
     store: Overtaken
@@ -111,7 +118,14 @@ def world(tmp_path: Path) -> Iterator[World]:
         maker = KeyMaker(
             store, hsm, NoSibling(), memory, writer, lambda: 5, lambda: next(ids)
         )
-        life = KeyLife(memory, Catalogue(store, memory), writer, lambda: 5)
+        life = KeyLife(
+            memory,
+            Catalogue(store, memory),
+            writer,
+            clock=lambda: 5,
+            dates=AnyDate(),
+            lasting=lambda: 5,
+        )
         yield World(store, hsm, maker, life)
 
 

@@ -80,6 +80,11 @@ class PartitionWorkStub:
                 request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ForwardRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ForwardReply.FromString,
                 _registered_method=True)
+        self.Upkeep = channel.unary_unary(
+                '/hsmvault.local.v1.PartitionWork/Upkeep',
+                request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepReply.FromString,
+                _registered_method=True)
 
 
 class PartitionWorkServicer:
@@ -141,6 +146,13 @@ class PartitionWorkServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Upkeep(self, request, context):
+        """Does to a key, as the vault itself, what is due by the clock.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PartitionWorkServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -188,6 +200,11 @@ def add_PartitionWorkServicer_to_server(servicer, server):
                     servicer.Execute,
                     request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ForwardRequest.FromString,
                     response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ForwardReply.SerializeToString,
+            ),
+            'Upkeep': grpc.unary_unary_rpc_method_handler(
+                    servicer.Upkeep,
+                    request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepRequest.FromString,
+                    response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -444,6 +461,33 @@ class PartitionWork:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Upkeep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.local.v1.PartitionWork/Upkeep',
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepRequest.SerializeToString,
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ManagerWorkStub:
     """What the pool manager does for partition servers and operators.
@@ -479,6 +523,16 @@ class ManagerWorkStub:
                 '/hsmvault.local.v1.ManagerWork/RemoveRegion',
                 request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.RegionChange.SerializeToString,
                 response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.RegionChanged.FromString,
+                _registered_method=True)
+        self.RequirePast = channel.unary_unary(
+                '/hsmvault.local.v1.ManagerWork/RequirePast',
+                request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.RequirePastRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.RequirePastReply.FromString,
+                _registered_method=True)
+        self.ResumeSweeper = channel.unary_unary(
+                '/hsmvault.local.v1.ManagerWork/ResumeSweeper',
+                request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ResumeSweeperRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ResumeSweeperReply.FromString,
                 _registered_method=True)
         self.AttachOfficer = channel.stream_stream(
                 '/hsmvault.local.v1.ManagerWork/AttachOfficer',
@@ -522,6 +576,20 @@ class ManagerWorkServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequirePast(self, request, context):
+        """Tells whether a date has come, by a clock that can be trusted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSweeper(self, request, context):
+        """An operator vouches for the wall clock, which ran away from the boot clock.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AttachOfficer(self, request_iterator, context):
         """An officer's process offers its hands: it answers tasks with replies, as JSON.
         """
@@ -556,6 +624,16 @@ def add_ManagerWorkServicer_to_server(servicer, server):
                     servicer.RemoveRegion,
                     request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.RegionChange.FromString,
                     response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.RegionChanged.SerializeToString,
+            ),
+            'RequirePast': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequirePast,
+                    request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.RequirePastRequest.FromString,
+                    response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.RequirePastReply.SerializeToString,
+            ),
+            'ResumeSweeper': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSweeper,
+                    request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ResumeSweeperRequest.FromString,
+                    response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ResumeSweeperReply.SerializeToString,
             ),
             'AttachOfficer': grpc.stream_stream_rpc_method_handler(
                     servicer.AttachOfficer,
@@ -699,6 +777,60 @@ class ManagerWork:
             '/hsmvault.local.v1.ManagerWork/RemoveRegion',
             hsmvault_dot_local_dot_v1_dot_local__service__pb2.RegionChange.SerializeToString,
             hsmvault_dot_local_dot_v1_dot_local__service__pb2.RegionChanged.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequirePast(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.local.v1.ManagerWork/RequirePast',
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.RequirePastRequest.SerializeToString,
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.RequirePastReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSweeper(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.local.v1.ManagerWork/ResumeSweeper',
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.ResumeSweeperRequest.SerializeToString,
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.ResumeSweeperReply.FromString,
             options,
             channel_credentials,
             insecure,

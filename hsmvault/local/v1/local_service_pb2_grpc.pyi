@@ -43,6 +43,8 @@ class PartitionWorkStub:
     WriteAnchor: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.Head, _local_service_pb2.WriteAnchorReply]
     Execute: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.ForwardRequest, _local_service_pb2.ForwardReply]
     """Runs a public RPC on behalf of a caller of another region."""
+    Upkeep: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.UpkeepRequest, _local_service_pb2.UpkeepReply]
+    """Does to a key, as the vault itself, what is due by the clock."""
 
 @_typing.type_check_only
 class PartitionWorkAsyncStub(PartitionWorkStub):
@@ -59,6 +61,8 @@ class PartitionWorkAsyncStub(PartitionWorkStub):
     WriteAnchor: _aio.UnaryUnaryMultiCallable[_local_service_pb2.Head, _local_service_pb2.WriteAnchorReply]  # type: ignore[assignment]
     Execute: _aio.UnaryUnaryMultiCallable[_local_service_pb2.ForwardRequest, _local_service_pb2.ForwardReply]  # type: ignore[assignment]
     """Runs a public RPC on behalf of a caller of another region."""
+    Upkeep: _aio.UnaryUnaryMultiCallable[_local_service_pb2.UpkeepRequest, _local_service_pb2.UpkeepReply]  # type: ignore[assignment]
+    """Does to a key, as the vault itself, what is due by the clock."""
 
 class PartitionWorkServicer(metaclass=_abc_1.ABCMeta):
     """What a partition server does for the pool manager and for its siblings."""
@@ -127,6 +131,14 @@ class PartitionWorkServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_local_service_pb2.ForwardReply, _abc.Awaitable[_local_service_pb2.ForwardReply]]:
         """Runs a public RPC on behalf of a caller of another region."""
 
+    @_abc_1.abstractmethod
+    def Upkeep(
+        self,
+        request: _local_service_pb2.UpkeepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_local_service_pb2.UpkeepReply, _abc.Awaitable[_local_service_pb2.UpkeepReply]]:
+        """Does to a key, as the vault itself, what is due by the clock."""
+
 def add_PartitionWorkServicer_to_server(servicer: PartitionWorkServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ManagerWorkStub:
@@ -142,6 +154,10 @@ class ManagerWorkStub:
     AddRegion: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.RegionChange, _local_service_pb2.RegionChanged]
     """`record` is a RegionRecord; the answer is the one that was logged."""
     RemoveRegion: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.RegionChange, _local_service_pb2.RegionChanged]
+    RequirePast: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.RequirePastRequest, _local_service_pb2.RequirePastReply]
+    """Tells whether a date has come, by a clock that can be trusted."""
+    ResumeSweeper: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.ResumeSweeperRequest, _local_service_pb2.ResumeSweeperReply]
+    """An operator vouches for the wall clock, which ran away from the boot clock."""
     AttachOfficer: _grpc.StreamStreamMultiCallable[_local_service_pb2.OfficerReply, _local_service_pb2.OfficerTask]
     """An officer's process offers its hands: it answers tasks with replies, as JSON."""
 
@@ -156,6 +172,10 @@ class ManagerWorkAsyncStub(ManagerWorkStub):
     AddRegion: _aio.UnaryUnaryMultiCallable[_local_service_pb2.RegionChange, _local_service_pb2.RegionChanged]  # type: ignore[assignment]
     """`record` is a RegionRecord; the answer is the one that was logged."""
     RemoveRegion: _aio.UnaryUnaryMultiCallable[_local_service_pb2.RegionChange, _local_service_pb2.RegionChanged]  # type: ignore[assignment]
+    RequirePast: _aio.UnaryUnaryMultiCallable[_local_service_pb2.RequirePastRequest, _local_service_pb2.RequirePastReply]  # type: ignore[assignment]
+    """Tells whether a date has come, by a clock that can be trusted."""
+    ResumeSweeper: _aio.UnaryUnaryMultiCallable[_local_service_pb2.ResumeSweeperRequest, _local_service_pb2.ResumeSweeperReply]  # type: ignore[assignment]
+    """An operator vouches for the wall clock, which ran away from the boot clock."""
     AttachOfficer: _aio.StreamStreamMultiCallable[_local_service_pb2.OfficerReply, _local_service_pb2.OfficerTask]  # type: ignore[assignment]
     """An officer's process offers its hands: it answers tasks with replies, as JSON."""
 
@@ -197,6 +217,22 @@ class ManagerWorkServicer(metaclass=_abc_1.ABCMeta):
         request: _local_service_pb2.RegionChange,
         context: _ServicerContext,
     ) -> _typing.Union[_local_service_pb2.RegionChanged, _abc.Awaitable[_local_service_pb2.RegionChanged]]: ...
+
+    @_abc_1.abstractmethod
+    def RequirePast(
+        self,
+        request: _local_service_pb2.RequirePastRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_local_service_pb2.RequirePastReply, _abc.Awaitable[_local_service_pb2.RequirePastReply]]:
+        """Tells whether a date has come, by a clock that can be trusted."""
+
+    @_abc_1.abstractmethod
+    def ResumeSweeper(
+        self,
+        request: _local_service_pb2.ResumeSweeperRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_local_service_pb2.ResumeSweeperReply, _abc.Awaitable[_local_service_pb2.ResumeSweeperReply]]:
+        """An operator vouches for the wall clock, which ran away from the boot clock."""
 
     @_abc_1.abstractmethod
     def AttachOfficer(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1hsmvault/replication/v1/replication_service.proto\x12\x17hsmvault.replication.v1\"P\n\x04Head\x12\x14\n\x0c\x65poch_number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65poch_region\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x03\x12\r\n\x05\x63hain\x18\x04 \x01(\x0c\"_\n\nSignedHead\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1d.hsmvault.replication.v1.Head\x12\x11\n\tpartition\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xa5\x01\n\x02Up\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.hsmvault.replication.v1.HelloH\x00\x12+\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1c.hsmvault.replication.v1.AckH\x00\x12\x36\n\x05reply\x18\x03 \x01(\x0b\x32%.hsmvault.replication.v1.CommandReplyH\x00\x42\t\n\x07message\"\x95\x01\n\x05Hello\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12+\n\x04head\x18\x03 \x01(\x0b\x32\x1d.hsmvault.replication.v1.Head\x12,\n\x05\x66orks\x18\x04 \x03(\x0b\x32\x1d.hsmvault.replication.v1.Fork\x12\x0f\n\x07release\x18\x05 \x01(\t\"Z\n\x04\x46ork\x12\x14\n\x0c\x65poch_number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65poch_region\x18\x02 \x01(\t\x12\x12\n\nfork_index\x18\x03 \x01(\x03\x12\x12\n\nfork_chain\x18\x04 \x01(\x0c\"2\n\x03\x41\x63k\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1d.hsmvault.replication.v1.Head\"\xef\x01\n\x04\x44own\x12/\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1e.hsmvault.replication.v1.BatchH\x00\x12=\n\x08snapshot\x18\x02 \x01(\x0b\x32).hsmvault.replication.v1.SnapshotManifestH\x00\x12\x37\n\theartbeat\x18\x03 \x01(\x0b\x32\".hsmvault.replication.v1.HeartbeatH\x00\x12\x33\n\x07\x63ommand\x18\x04 \x01(\x0b\x32 .hsmvault.replication.v1.CommandH\x00\x42\t\n\x07message\"\xc9\x01\n\x05\x45ntry\x12\x14\n\x0c\x65poch_number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65poch_region\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x03\x12\x0f\n\x07time_ms\x18\x04 \x01(\x03\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x0e\n\x06record\x18\x07 \x01(\x0c\x12\r\n\x05\x63hain\x18\x08 \x01(\x0c\x12\x35\n\x07request\x18\t \x01(\x0b\x32$.hsmvault.replication.v1.RequestMark\"d\n\x0bRequestMark\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\x0e\n\x06\x61nswer\x18\x05 \x01(\x0c\"g\n\nWrappedKey\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x14\n\x0cwrapping_key\x18\x03 \x01(\t\x12\x11\n\tmechanism\x18\x04 \x01(\t\x12\x0f\n\x07wrapped\x18\x05 \x01(\x0c\"\xa1\x01\n\x05\x42\x61tch\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.hsmvault.replication.v1.Entry\x12\x34\n\x07wrapped\x18\x02 \x03(\x0b\x32#.hsmvault.replication.v1.WrappedKey\x12\x31\n\x04head\x18\x03 \x01(\x0b\x32#.hsmvault.replication.v1.SignedHead\"\x82\x01\n\x10SnapshotManifest\x12\n\n\x02id\x18\x01 \x01(\t\x12+\n\x04head\x18\x02 \x01(\x0b\x32\x1d.hsmvault.replication.v1.Head\x12\x0f\n\x07\x64igests\x18\x03 \x03(\x0c\x12\x11\n\tpartition\x18\x04 \x01(\t\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"8\n\x11\x46\x65tchChunkRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xdd\x01\n\x0cSnapshotPart\x12,\n\x05\x66orks\x18\x01 \x03(\x0b\x32\x1d.hsmvault.replication.v1.Fork\x12/\n\x04rows\x18\x02 \x03(\x0b\x32!.hsmvault.replication.v1.StateRow\x12\x34\n\x07wrapped\x18\x03 \x03(\x0b\x32#.hsmvault.replication.v1.WrappedKey\x12\x38\n\x08requests\x18\x04 \x03(\x0b\x32&.hsmvault.replication.v1.MarkedRequest\"[\n\x08StateRow\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x0e\n\x06record\x18\x04 \x01(\x0c\x12\r\n\x05index\x18\x05 \x01(\x03\"U\n\rMarkedRequest\x12\x35\n\x07request\x18\x01 \x01(\x0b\x32$.hsmvault.replication.v1.RequestMark\x12\r\n\x05index\x18\x02 \x01(\x03\"I\n\tHeartbeat\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1d.hsmvault.replication.v1.Head\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\"D\n\x07\x43ommand\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\"(\n\x0c\x43ommandReply\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"g\n\x0e\x46orwardRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x12\n\ntimeout_ms\x18\x04 \x01(\x03\x12\r\n\x05proof\x18\x05 \x01(\x0c\"B\n\x0c\x46orwardReply\x12\x10\n\x08response\x18\x01 \x01(\x0c\x12\x0e\n\x06status\x18\x02 \x01(\x0c\x12\x10\n\x08position\x18\x03 \x01(\t2\x91\x02\n\x12ReplicationService\x12\x46\n\x04Link\x12\x1b.hsmvault.replication.v1.Up\x1a\x1d.hsmvault.replication.v1.Down(\x01\x30\x01\x12X\n\nFetchChunk\x12*.hsmvault.replication.v1.FetchChunkRequest\x1a\x1e.hsmvault.replication.v1.Chunk\x12Y\n\x07\x46orward\x12\'.hsmvault.replication.v1.ForwardRequest\x1a%.hsmvault.replication.v1.ForwardReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1hsmvault/replication/v1/replication_service.proto\x12\x17hsmvault.replication.v1\"P\n\x04Head\x12\x14\n\x0c\x65poch_number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65poch_region\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x03\x12\r\n\x05\x63hain\x18\x04 \x01(\x0c\"_\n\nSignedHead\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1d.hsmvault.replication.v1.Head\x12\x11\n\tpartition\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xa5\x01\n\x02Up\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.hsmvault.replication.v1.HelloH\x00\x12+\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1c.hsmvault.replication.v1.AckH\x00\x12\x36\n\x05reply\x18\x03 \x01(\x0b\x32%.hsmvault.replication.v1.CommandReplyH\x00\x42\t\n\x07message\"\x95\x01\n\x05Hello\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12+\n\x04head\x18\x03 \x01(\x0b\x32\x1d.hsmvault.replication.v1.Head\x12,\n\x05\x66orks\x18\x04 \x03(\x0b\x32\x1d.hsmvault.replication.v1.Fork\x12\x0f\n\x07release\x18\x05 \x01(\t\"Z\n\x04\x46ork\x12\x14\n\x0c\x65poch_number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65poch_region\x18\x02 \x01(\t\x12\x12\n\nfork_index\x18\x03 \x01(\x03\x12\x12\n\nfork_chain\x18\x04 \x01(\x0c\"C\n\x03\x41\x63k\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1d.hsmvault.replication.v1.Head\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\"\xef\x01\n\x04\x44own\x12/\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1e.hsmvault.replication.v1.BatchH\x00\x12=\n\x08snapshot\x18\x02 \x01(\x0b\x32).hsmvault.replication.v1.SnapshotManifestH\x00\x12\x37\n\theartbeat\x18\x03 \x01(\x0b\x32\".hsmvault.replication.v1.HeartbeatH\x00\x12\x33\n\x07\x63ommand\x18\x04 \x01(\x0b\x32 .hsmvault.replication.v1.CommandH\x00\x42\t\n\x07message\"\xc9\x01\n\x05\x45ntry\x12\x14\n\x0c\x65poch_number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65poch_region\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x03\x12\x0f\n\x07time_ms\x18\x04 \x01(\x03\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x0e\n\x06record\x18\x07 \x01(\x0c\x12\r\n\x05\x63hain\x18\x08 \x01(\x0c\x12\x35\n\x07request\x18\t \x01(\x0b\x32$.hsmvault.replication.v1.RequestMark\"d\n\x0bRequestMark\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\x0e\n\x06\x61nswer\x18\x05 \x01(\x0c\"g\n\nWrappedKey\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x14\n\x0cwrapping_key\x18\x03 \x01(\t\x12\x11\n\tmechanism\x18\x04 \x01(\t\x12\x0f\n\x07wrapped\x18\x05 \x01(\x0c\"\xa1\x01\n\x05\x42\x61tch\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.hsmvault.replication.v1.Entry\x12\x34\n\x07wrapped\x18\x02 \x03(\x0b\x32#.hsmvault.replication.v1.WrappedKey\x12\x31\n\x04head\x18\x03 \x01(\x0b\x32#.hsmvault.replication.v1.SignedHead\"\x82\x01\n\x10SnapshotManifest\x12\n\n\x02id\x18\x01 \x01(\t\x12+\n\x04head\x18\x02 \x01(\x0b\x32\x1d.hsmvault.replication.v1.Head\x12\x0f\n\x07\x64igests\x18\x03 \x03(\x0c\x12\x11\n\tpartition\x18\x04 \x01(\t\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"8\n\x11\x46\x65tchChunkRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xdd\x01\n\x0cSnapshotPart\x12,\n\x05\x66orks\x18\x01 \x03(\x0b\x32\x1d.hsmvault.replication.v1.Fork\x12/\n\x04rows\x18\x02 \x03(\x0b\x32!.hsmvault.replication.v1.StateRow\x12\x34\n\x07wrapped\x18\x03 \x03(\x0b\x32#.hsmvault.replication.v1.WrappedKey\x12\x38\n\x08requests\x18\x04 \x03(\x0b\x32&.hsmvault.replication.v1.MarkedRequest\"[\n\x08StateRow\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x0e\n\x06record\x18\x04 \x01(\x0c\x12\r\n\x05index\x18\x05 \x01(\x03\"U\n\rMarkedRequest\x12\x35\n\x07request\x18\x01 \x01(\x0b\x32$.hsmvault.replication.v1.RequestMark\x12\r\n\x05index\x18\x02 \x01(\x03\"I\n\tHeartbeat\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1d.hsmvault.replication.v1.Head\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\"D\n\x07\x43ommand\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\"(\n\x0c\x43ommandReply\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"g\n\x0e\x46orwardRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x12\n\ntimeout_ms\x18\x04 \x01(\x03\x12\r\n\x05proof\x18\x05 \x01(\x0c\"B\n\x0c\x46orwardReply\x12\x10\n\x08response\x18\x01 \x01(\x0c\x12\x0e\n\x06status\x18\x02 \x01(\x0c\x12\x10\n\x08position\x18\x03 \x01(\t2\x91\x02\n\x12ReplicationService\x12\x46\n\x04Link\x12\x1b.hsmvault.replication.v1.Up\x1a\x1d.hsmvault.replication.v1.Down(\x01\x30\x01\x12X\n\nFetchChunk\x12*.hsmvault.replication.v1.FetchChunkRequest\x1a\x1e.hsmvault.replication.v1.Chunk\x12Y\n\x07\x46orward\x12\'.hsmvault.replication.v1.ForwardRequest\x1a%.hsmvault.replication.v1.ForwardReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,39 +42,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORK']._serialized_start=577
   _globals['_FORK']._serialized_end=667
   _globals['_ACK']._serialized_start=669
-  _globals['_ACK']._serialized_end=719
-  _globals['_DOWN']._serialized_start=722
-  _globals['_DOWN']._serialized_end=961
-  _globals['_ENTRY']._serialized_start=964
-  _globals['_ENTRY']._serialized_end=1165
-  _globals['_REQUESTMARK']._serialized_start=1167
-  _globals['_REQUESTMARK']._serialized_end=1267
-  _globals['_WRAPPEDKEY']._serialized_start=1269
-  _globals['_WRAPPEDKEY']._serialized_end=1372
-  _globals['_BATCH']._serialized_start=1375
-  _globals['_BATCH']._serialized_end=1536
-  _globals['_SNAPSHOTMANIFEST']._serialized_start=1539
-  _globals['_SNAPSHOTMANIFEST']._serialized_end=1669
-  _globals['_FETCHCHUNKREQUEST']._serialized_start=1671
-  _globals['_FETCHCHUNKREQUEST']._serialized_end=1727
-  _globals['_CHUNK']._serialized_start=1729
-  _globals['_CHUNK']._serialized_end=1750
-  _globals['_SNAPSHOTPART']._serialized_start=1753
-  _globals['_SNAPSHOTPART']._serialized_end=1974
-  _globals['_STATEROW']._serialized_start=1976
-  _globals['_STATEROW']._serialized_end=2067
-  _globals['_MARKEDREQUEST']._serialized_start=2069
-  _globals['_MARKEDREQUEST']._serialized_end=2154
-  _globals['_HEARTBEAT']._serialized_start=2156
-  _globals['_HEARTBEAT']._serialized_end=2229
-  _globals['_COMMAND']._serialized_start=2231
-  _globals['_COMMAND']._serialized_end=2299
-  _globals['_COMMANDREPLY']._serialized_start=2301
-  _globals['_COMMANDREPLY']._serialized_end=2341
-  _globals['_FORWARDREQUEST']._serialized_start=2343
-  _globals['_FORWARDREQUEST']._serialized_end=2446
-  _globals['_FORWARDREPLY']._serialized_start=2448
-  _globals['_FORWARDREPLY']._serialized_end=2514
-  _globals['_REPLICATIONSERVICE']._serialized_start=2517
-  _globals['_REPLICATIONSERVICE']._serialized_end=2790
+  _globals['_ACK']._serialized_end=736
+  _globals['_DOWN']._serialized_start=739
+  _globals['_DOWN']._serialized_end=978
+  _globals['_ENTRY']._serialized_start=981
+  _globals['_ENTRY']._serialized_end=1182
+  _globals['_REQUESTMARK']._serialized_start=1184
+  _globals['_REQUESTMARK']._serialized_end=1284
+  _globals['_WRAPPEDKEY']._serialized_start=1286
+  _globals['_WRAPPEDKEY']._serialized_end=1389
+  _globals['_BATCH']._serialized_start=1392
+  _globals['_BATCH']._serialized_end=1553
+  _globals['_SNAPSHOTMANIFEST']._serialized_start=1556
+  _globals['_SNAPSHOTMANIFEST']._serialized_end=1686
+  _globals['_FETCHCHUNKREQUEST']._serialized_start=1688
+  _globals['_FETCHCHUNKREQUEST']._serialized_end=1744
+  _globals['_CHUNK']._serialized_start=1746
+  _globals['_CHUNK']._serialized_end=1767
+  _globals['_SNAPSHOTPART']._serialized_start=1770
+  _globals['_SNAPSHOTPART']._serialized_end=1991
+  _globals['_STATEROW']._serialized_start=1993
+  _globals['_STATEROW']._serialized_end=2084
+  _globals['_MARKEDREQUEST']._serialized_start=2086
+  _globals['_MARKEDREQUEST']._serialized_end=2171
+  _globals['_HEARTBEAT']._serialized_start=2173
+  _globals['_HEARTBEAT']._serialized_end=2246
+  _globals['_COMMAND']._serialized_start=2248
+  _globals['_COMMAND']._serialized_end=2316
+  _globals['_COMMANDREPLY']._serialized_start=2318
+  _globals['_COMMANDREPLY']._serialized_end=2358
+  _globals['_FORWARDREQUEST']._serialized_start=2360
+  _globals['_FORWARDREQUEST']._serialized_end=2463
+  _globals['_FORWARDREPLY']._serialized_start=2465
+  _globals['_FORWARDREPLY']._serialized_end=2531
+  _globals['_REPLICATIONSERVICE']._serialized_start=2534
+  _globals['_REPLICATIONSERVICE']._serialized_end=2807
 # @@protoc_insertion_point(module_scope)
