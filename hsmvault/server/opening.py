@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from hsmvault.api.services import now_ms
 from hsmvault.config import RegionConfig
 from hsmvault.hsm.core import PartitionConfig
 from hsmvault.hsm.module import TokenAddress
@@ -12,6 +11,7 @@ from hsmvault.store.counters import Counters
 from hsmvault.store.store import Store
 from hsmvault.telemetry import Event, report
 from hsmvault.vault.invocations import Remembering, TokenMemory
+from hsmvault.vault.ports import Clock
 
 
 def open_partition(
@@ -48,7 +48,7 @@ def open_partition(
 
 
 def open_counters(
-    settings: RegionConfig, token: TokenMemory
+    settings: RegionConfig, token: TokenMemory, clock: Clock
 ) -> tuple[Counters, Remembering]:
     """Open what the region counts, made if it is not there yet.
 
@@ -56,7 +56,7 @@ def open_counters(
     """
     counters = Counters.open(settings.store.url, home=settings.layout.directory)
     remembering = Remembering(counters, token)
-    if not remembering.compare(now_ms):
+    if not remembering.compare(clock):
         report(Event.COUNTERS_LOST)
     return counters, remembering
 

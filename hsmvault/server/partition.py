@@ -79,7 +79,7 @@ class PartitionServer:
             process=self._name,
         )
         trail.open()
-        counters, remembering = open_counters(self._settings, hsm)
+        counters, remembering = open_counters(self._settings, hsm, services.now_ms)
         report(Event.PARTITION_OPENED)
 
         memory = Memory(store, hsm, region=self._settings.region.name)
