@@ -46,6 +46,9 @@ EC_PARAMS: Final[Mapping[Curve, bytes]] = MappingProxyType(
 PKCS1_LEAST: Final = 11
 """What PKCS #1 v1.5 adds at least (RFC 8017, 7.2.1)."""
 
+_UNCOMPRESSED: Final = 4
+# SEC 1, 2.3.3.
+
 _LOADED: Final = 2048
 # Reading a key back costs more than verifying with it.
 
@@ -84,15 +87,23 @@ def of_rsa(modulus: bytes, exponent: bytes) -> bytes:
 
 
 def of_point(curve: Curve, point: bytes) -> bytes:
-    """Return SubjectPublicKeyInfo from CKA_EC_POINT.
+    """Return SubjectPublicKeyInfo from CKA_EC_POINT, or raise IntegrityFailure.
 
     The standard wraps the point in a DER OCTET STRING; some tokens leave that away. An
     uncompressed point begins with 4 and so does an OCTET STRING: the length tells.
     """
     bare = 1 + 2 * ((_CURVES[curve].key_size + 7) // 8)
-    if len(point) != bare:
-        point = OctetString.load(point).native
-    return _der(ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[curve], point))
+    try:
+        if len(point) != bare:
+            point = OctetString.load(point, strict=True).native
+        if len(point) != bare or point[0] != _UNCOMPRESSED:
+            raise ValueError("neither compressed nor at infinity")
+        key = ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[curve], point)
+    except (ValueError, TypeError) as error:
+        raise IntegrityFailure(
+            "the token shows a public point that is none of curve {curve}", curve=curve
+        ) from error
+    return _der(key)
 
 
 def _der(key: PublicKey) -> bytes:

@@ -42,7 +42,7 @@ REFUSALS = {"CKR_KEY_FUNCTION_NOT_PERMITTED", "CKR_MECHANISM_INVALID"}
 
 
 @pytest.mark.parametrize("mechanism", DERIVATIONS)
-def test_no_infrastructure_key_has_children(scene: Scene, mechanism: str) -> None:
+def test_cr_13_no_infrastructure_key_has_children(scene: Scene, mechanism: str) -> None:
     for label in INFRASTRUCTURE:
         reply = scene.stranger.derive(mechanism, scene.named(label), CHILD, bytes(16))
 
@@ -50,7 +50,7 @@ def test_no_infrastructure_key_has_children(scene: Scene, mechanism: str) -> Non
 
 
 @pytest.mark.parametrize("mechanism", DERIVATIONS)
-def test_no_user_key_has_children(scene: Scene, mechanism: str) -> None:
+def test_cr_13_no_user_key_has_children(scene: Scene, mechanism: str) -> None:
     for key_type in (AES, GENERIC_SECRET):
         template = opened_as(key_type, "SIGN") + fences()
         key = must(scene.open(scene.wrapped_aes, template))

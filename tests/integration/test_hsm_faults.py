@@ -276,7 +276,7 @@ def test_a_failing_canary_condemns_the_partition(partition: Partition) -> None:
 
 
 @pytest.mark.parametrize("algorithm", [Algorithm.PS256, Algorithm.RS256])
-def test_an_rsa_signature_that_does_not_verify_is_not_given_out(
+def test_cr_14_an_rsa_signature_that_does_not_verify_is_not_given_out(
     partition: Partition, algorithm: Algorithm
 ) -> None:
     """One faulty CRT signature would let anyone factor the modulus."""
