@@ -84,3 +84,21 @@ def region(title: str) -> Iterator[Callable[[Region, int], None]]:
             last = detail
 
         yield told
+
+
+@contextmanager
+def counted(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many are done, of nobody knows how many, and how many failed."""
+    with _progress() as bar:
+        task = bar.add_task(title, total=None, detail="")
+        detail = "nothing to do"
+
+        def told(done: int, failed: int) -> None:
+            nonlocal detail
+            detail = f"{done} done" + (f", {failed} of them failed" if failed else "")
+            bar.update(task, detail=detail)
+
+        yield told
+        bar.update(task, completed=1, total=1)
+        if not bar.console.is_terminal:
+            bar.console.print(f"{title}: {detail}", highlight=False)

@@ -65,9 +65,14 @@ def write(data: bytes, target: Path | None) -> None:
     if target is None:
         sys.stdout.buffer.write(data)
         return
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
+    with private(target) as file:
         file.write(data)
+
+
+def private(target: Path) -> IO[bytes]:
+    """Open a new file that only its owner reads."""
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    return os.fdopen(handle, "wb")
 
 
 def write_json(fields: dict[str, Any], target: Path | None) -> None:

@@ -11,6 +11,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import click
 
 from hsmvault.cli import failing
+from hsmvault.cli.batch import batch
 from hsmvault.cli.crypto import crypto
 from hsmvault.cli.dev import dev
 from hsmvault.cli.founding import caller
@@ -54,7 +55,9 @@ def cli() -> None:
 
 for _command in (rotation, activate):
     key.add_command(_command)
-for _command in (status, key, version, crypto, role, region, topology, client_config):
+for _command in (status, key, version, crypto, batch):
+    cli.add_command(_command)
+for _command in (role, region, topology, client_config):
     cli.add_command(_command)
 for _command in (revoke, revoked, show):
     caller.add_command(_command)

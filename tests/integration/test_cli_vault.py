@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import hsmvault as hsmvault_client
 from hsmvault.client.profile import Profile
+from hsmvault.v1.crypto_service_pb2 import BatchItem, EncryptRequest, SignRequest
 from tests.support.prompt import Ended, hsmvault
 from tests.support.regions import LiveVault, running_vault
 
@@ -242,6 +244,80 @@ def test_a_data_key_comes_in_clear_and_wrapped(alice: Typed, tmp_path: Path) -> 
     sealed = alice("crypto", "data-key", "wrapper", "--out", wrapped)
     assert (sealed.code, sealed.out) == (0, b"")
     assert len(alice("crypto", "unwrap", wrapped).out) == 32
+
+
+def _line(reference: int, name: str, kind: str = "sign", **fields: str) -> str:
+    item = {"name": name, "algorithm": "ES256", **fields}
+    return json.dumps({"reference": str(reference), kind: item})
+
+
+def test_a_batch_is_a_line_in_and_a_line_out(alice: Typed, tmp_path: Path) -> None:
+    alice("key", "create", "many")
+    digest = base64.b64encode(bytes(32)).decode()
+    lines = [_line(n, "many", digest=digest) for n in range(25)]
+    lines[7] = _line(7, "missing", digest=digest)
+    asked, answered = tmp_path / "asked.jsonl", tmp_path / "answered.jsonl"
+    asked.write_text("\n".join(lines) + "\n\n")
+
+    ended = alice("batch", asked, "--size", 10, "--out", answered, "--output", "json")
+
+    assert ended.code == 1, ended.err
+    assert (ended.json["items"], ended.json["failed"]) == (25, 1)
+    assert "25 done, 1 of them failed" in ended.err
+    assert answered.stat().st_mode & 0o777 == 0o600
+    results = [json.loads(line) for line in answered.read_text().splitlines()]
+    assert [r["reference"] for r in results] == [str(n) for n in range(25)]
+    assert results[7]["error"]["reason"] == "NOT_FOUND"
+    verify = [
+        _line(n, "many", "verify", digest=digest, signature=r["sign"]["signature"])
+        for n, r in enumerate(results)
+        if "sign" in r
+    ]
+    checked = alice("batch", stdin="\n".join(verify).encode())
+    assert checked.code == 0, checked.err
+    valid = [json.loads(line)["verify"]["valid"] for line in checked.text.splitlines()]
+    assert valid == [True] * 24
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"sing": {}}', '{"sign": {"digest": 5}}'])
+def test_a_line_that_is_no_item_is_named_and_nothing_is_sent(
+    alice: Typed, line: str
+) -> None:
+    refused = alice("batch", stdin=f"\n{line}\n".encode())
+
+    assert refused.code == 2
+    assert "line 2" in refused.err
+    assert refused.out == b""
+
+
+def test_the_python_client_s_batch_is_answered_item_by_item(
+    vault: LiveVault, alice: Typed
+) -> None:
+    alice("key", "create", "mixed", "--type", "oct")
+    files = vault.caller("alice")
+    with hsmvault_client.connect(
+        [vault.north.endpoint],
+        certificate=files.certificate,
+        key=files.key,
+        ca=files.ca,
+    ) as client:
+        encrypt = EncryptRequest(
+            name="keys/mixed", algorithm="A256GCM", plaintext=b"batched"
+        )
+        unknown = SignRequest(name="keys/none", algorithm="ES256", digest=bytes(32))
+        sealed, refused = client.batch(
+            [BatchItem(encrypt=encrypt), BatchItem(reference="b", sign=unknown)]
+        )
+        opened = client.decrypt(
+            sealed.encrypt.name,
+            "A256GCM",
+            sealed.encrypt.ciphertext,
+            iv=sealed.encrypt.iv,
+            tag=sealed.encrypt.tag,
+        )
+
+    assert opened.plaintext == b"batched"
+    assert (refused.reference, refused.error.code) == ("b", 5)
 
 
 def test_random_bytes_are_as_many_as_asked(alice: Typed) -> None:
