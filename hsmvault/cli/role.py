@@ -1,11 +1,14 @@
 """`hsmvault role …`: who may do what."""
 
+from contextlib import suppress
+
 import click
 
 from hsmvault.cli import printing
 from hsmvault.cli.asking import Asking, connected
 from hsmvault.cli.groups import Command, Group
-from hsmvault.model.access import Permission
+from hsmvault.model.access import BUILT_IN, Permission
+from hsmvault.model.errors import AccessDenied
 from hsmvault.v1.resources_pb2 import RoleDefinition
 
 
@@ -165,12 +168,20 @@ def list_assignments(
             principal=principal, scope=scope, at_scope=in_force, below_scope=below
         )
     )
-    titles = {r.name: r.title for r in roles.definitions()}
+    titles = {name: role.title for name, role in BUILT_IN.items()}
+    if any(a.role_definition not in titles for a in found):
+        # Who reads assignments at a key need not be allowed to read definitions.
+        with suppress(AccessDenied):
+            titles = {r.name: r.title for r in roles.definitions()}
     printing.many(
         found,
         ("id", "principal", "role", "scope", "regions", "since"),
         (
-            printing.assignment_row(a, titles.get(a.role_definition, "(deleted)"))
+            printing.assignment_row(
+                a,
+                titles.get(a.role_definition, a.role_definition)
+                + (" (deleted)" if a.defunct else ""),
+            )
             for a in found
         ),
         as_json=asking.as_json,

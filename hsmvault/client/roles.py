@@ -7,6 +7,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from hsmvault.client import methods
 from hsmvault.client.caller import Caller, Options, WriteOptions
+from hsmvault.model.access import BUILT_IN
+from hsmvault.model.definitions import PREFIX, canonical
 from hsmvault.model.errors import NotFound
 from hsmvault.v1 import access_service_pb2 as messages
 from hsmvault.v1.resources_pb2 import RoleAssignment, RoleDefinition
@@ -34,13 +36,9 @@ class Roles:
 
     def definition(self, title: str, **options: Unpack[Options]) -> RoleDefinition:
         """Find a role by its name, its title, or its title without `Managed HSM`."""
-        wanted = title.lower()
         known = list(self.definitions(**options))
         for role in known:
-            names = {role.name.lower(), role.title.lower()}
-            names |= {n.removeprefix("managed hsm ") for n in names}
-            names |= {n.removeprefix("roledefinitions/") for n in names}
-            if wanted in names:
+            if _called(title, role.name, role.title):
                 return role
         raise NotFound(
             "there is no role {title!r}; there are {known}",
@@ -135,6 +133,10 @@ class Roles:
     def _named(self, role: str) -> str:
         if role.startswith("roleDefinitions/"):
             return role
+        # Every vault has these, and not everybody who holds one may list them.
+        for known in BUILT_IN.values():
+            if _called(role, known.name, known.title):
+                return known.name
         return self.definition(role).name
 
     def list(
@@ -210,6 +212,13 @@ class Roles:
         return self._caller.call(
             methods.DELETE_ROLE_ASSIGNMENT, request, **options
         ).position
+
+
+def _called(wanted: str, name: str, title: str) -> bool:
+    """Tell whether a role is meant: the vault compares titles in this form, too."""
+    titles = {canonical(title), canonical(title.removeprefix(PREFIX))}
+    ids = {name.lower(), name.partition("/")[2].lower()}
+    return canonical(wanted) in titles or wanted.lower() in ids
 
 
 def assignment_name(name: str) -> str:

@@ -95,7 +95,8 @@ class AccessKeeper:
                 author=request.caller.principal,
                 regions=limit,
             )
-            return Draft((record,), record)
+            escalates = view.vault.role_escalation
+            return Draft((record,), record, settings_matter=escalates)
 
         return self.writer.write(request, AssignmentRecord, decide)
 

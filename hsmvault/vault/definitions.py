@@ -123,7 +123,8 @@ class DefinitionKeeper:
                 _require_new_title(view.access, changed.title)
             record = replace(changed, permissions=permissions)
             _require_may_change(view, request, found.record, record)
-            return Draft((record,), record)
+            escalates = view.vault.role_escalation
+            return Draft((record,), record, settings_matter=escalates)
 
         return self.writer.write(request, RoleDefinitionRecord, decide)
 

@@ -59,6 +59,8 @@ class Draft(Generic[R]):
     """Goes with the first record. Each with its MAC."""
     regions_matter: bool = False
     """Decided on the set of regions."""
+    settings_matter: bool = False
+    """Decided on a setting of the vault that may be taken back."""
     unchanged: Found[KeyRecord] | None = None
     """A key that must still be as it was read, and is not among `records`."""
 
@@ -91,6 +93,10 @@ class Writer:
                 return repeated
             draft = decide(view)
             require_room(self.store, view.vault, draft.records)
+            if draft.settings_matter:
+                settings = self.store.state(view.vault.resource)
+                if settings is None or settings.revision != view.vault.revision:
+                    raise ChangedMeanwhile("the vault's settings changed meanwhile")
             if request.validate_only:
                 return Found(draft.answer, draft.answer.to_bytes(), view.position)
             try:
@@ -174,6 +180,10 @@ class Writer:
 
         def guard() -> None:
             require_room(self.store, view.vault, draft.records)
+            if draft.settings_matter:
+                settings = self.store.state(view.vault.resource)
+                if settings is None or settings.revision != view.vault.revision:
+                    raise ChangedMeanwhile("the vault's settings changed meanwhile")
             if key is None:
                 return
             stored = self.store.state(key.record.resource)
