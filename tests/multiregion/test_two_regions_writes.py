@@ -22,6 +22,7 @@ from hsmvault.v1.resources_pb2 import (
     KeySpec,
     KeyVersion,
     RoleAssignment,
+    RoleDefinition,
 )
 from tests.support.callers import (
     SECONDS,
@@ -322,6 +323,44 @@ def test_north_decides_about_forwarded_writes_in_the_callers_own_name(
         # Who asked, not who forwarded.
         assert "CN=carol" in message
     assert position(call()) == before
+
+
+def test_a_role_for_south_is_judged_by_where_its_holder_connected(
+    call: Callers,
+) -> None:
+    """Of the vault's own making, and carried to south like any other."""
+    admin = call("admin").access
+    role = admin.CreateRoleDefinition(
+        access.CreateRoleDefinitionRequest(
+            role_definition=RoleDefinition(
+                title="Maker", data_actions=["keys/create", "keys/sign/action"]
+            )
+        ),
+        timeout=SECONDS,
+    )
+    given = admin.CreateRoleAssignment(
+        access.CreateRoleAssignmentRequest(
+            role_assignment=RoleAssignment(
+                principal=call.vault.caller("erin").principal,
+                role_definition=role.name,
+                scope="/keys",
+                regions=["regions/south"],
+            )
+        ),
+        timeout=SECONDS,
+    )
+    wait_for(call(region="south"), given.position)
+
+    # North makes it, and has the right judged by who forwarded.
+    assert create(call("erin", region="south"), "erins").position
+    assert sign(call("erin", region="south"), "keys/erins").served.region == "south"
+    for write in (
+        lambda: create(call("erin"), "erins-second"),
+        lambda: sign(call("erin"), "keys/erins"),
+    ):
+        told = refusal(write)
+        assert told[:2] == DENIED
+        assert "in south only" in told[2]
 
 
 def test_a_right_that_north_took_away_is_gone_for_writes_through_south_too(
