@@ -35,6 +35,7 @@ from hsmvault.api.status import abort, code_and_reason, status_of, status_of_bug
 from hsmvault.model.errors import (
     AuditUnavailable,
     InvalidRequest,
+    IssuerUnavailable,
     TooLarge,
     Unauthenticated,
     VaultError,
@@ -240,7 +241,7 @@ class Guard:
         """Say who calls, and let them in, as of a view that is not older than now."""
         try:
             identity = self._callers.identify(context)
-        except Unauthenticated:
+        except (Unauthenticated, IssuerUnavailable):
             self._admit(None, told.peer)
             raise
         told.principal = identity.principal

@@ -1,4 +1,4 @@
-"""Health and reflection: for every caller with a certificate, in pools of their own.
+"""Health and reflection: for every caller with an identity, in pools of their own.
 
 Health answers from any network: balancers ask, and it tells nothing but whether calls
 are welcome. Reflection answers only where calls may come from.
@@ -25,9 +25,17 @@ class Attendant:
     """Answers for the server itself."""
 
     def __init__(
-        self, services: Sequence[str], *, admit: Callable[[str], None]
+        self,
+        services: Sequence[str],
+        *,
+        identify: Callable[[grpc.ServicerContext], None],
+        admit: Callable[[str], None],
     ) -> None:
-        """`admit` raises a VaultError for peers who may not come in."""
+        """`identify` ends the call of who is nobody.
+
+        `admit` raises a VaultError for peers who may not come in.
+        """
+        self._identify = identify
         self._admit = admit
         self._health_pool = ThreadPoolExecutor(1, thread_name_prefix="health")
         self._reflection_pool = ThreadPoolExecutor(
@@ -56,9 +64,11 @@ class Attendant:
 
     def _health_handler(self) -> grpc.GenericRpcHandler:
         def check(request: Any, context: grpc.ServicerContext) -> Any:
+            self._identify(context)
             return self._health.Check(request, context)
 
         def watch(request: Any, context: grpc.ServicerContext, respond: Any) -> Any:
+            self._identify(context)
             return self._health.Watch(request, context, respond)
 
         # The servicer itself would keep these on its class, for all instances.
@@ -90,6 +100,7 @@ class Attendant:
                 yield request
 
         def inform(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+            self._identify(context)
             known = admitted(requests, context.peer())
             try:
                 yield from self._reflection.ServerReflectionInfo(known, context)

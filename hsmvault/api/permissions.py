@@ -238,4 +238,4 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         for method, rule in rules.items()
     }
 )
-"""Every RPC by its full method path. Health and reflection need only a certificate."""
+"""Every RPC by its full method path. Health and reflection need only an identity."""

@@ -141,7 +141,9 @@ class Services:
         )
         names = [service.full_name for service in SERVICES]
         self.attendant = Attendant(
-            names, admit=lambda peer: require_network(peer, memory.refresh())
+            names,
+            identify=callers.admit,
+            admit=lambda peer: require_network(peer, memory.refresh()),
         )
         self.options = server_options(limits)
         self._handler = _Handler(

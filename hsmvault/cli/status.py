@@ -143,13 +143,14 @@ def topology(asking: Asking) -> None:
     answer = asking.vault.regions.topology()
     printing.many(
         [answer],
-        ("region", "kind", "endpoint", "partitions"),
+        ("region", "kind", "endpoint", "partitions", "for tokens"),
         (
             (
                 r.name.removeprefix("regions/"),
                 "primary" if r.primary else "extended",
                 r.endpoint,
                 ", ".join(f"{p.name} {p.endpoint}" for p in r.partitions),
+                r.token_endpoint,
             )
             for r in answer.regions
         ),

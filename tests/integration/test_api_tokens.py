@@ -1,6 +1,6 @@
 """Callers with tokens, over gRPC: who they are, what they may, and how they travel."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 import grpc
 import pytest
 from grpc import StatusCode
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from hsmvault.model.access import (
     ADMINISTRATOR,
@@ -233,6 +235,57 @@ def test_az_16_a_role_is_assigned_only_to_what_a_caller_can_be_called(
     told = refusal(lambda: _grant(north, principal, CRYPTO_AUDITOR))
 
     assert told[:2] == (StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
+def test_health_and_reflection_are_for_those_who_are_somebody(
+    north: Served, issuer: TestIssuer
+) -> None:
+    """On the port that asks for no certificate, too (Cosmian 2026-007: a listener)."""
+    asked = health_pb2.HealthCheckRequest()
+    told = reflection_pb2.ServerReflectionRequest(list_services="")
+    for bearer, code in (
+        ((), StatusCode.UNAUTHENTICATED),
+        (_headers("Bearer x"), StatusCode.UNAUTHENTICATED),
+        (_headers(f"Bearer {issuer.token('eve')}"), None),
+    ):
+        channel = _nobody(north).channel
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        calls: tuple[Callable[[], Any], ...] = (
+            lambda: health.Check(asked, metadata=bearer),  # noqa: B023  (called at once)
+            lambda: next(health.Watch(asked, metadata=bearer)),  # noqa: B023
+            lambda: next(
+                reflection.ServerReflectionInfo(iter([told]), metadata=bearer)  # noqa: B023
+            ),
+        )
+        for call in calls:
+            if code is None:
+                assert call()
+            else:
+                assert refusal(call)[0] is code
+
+
+def test_a_token_is_neither_stored_nor_told(
+    north: Served, issuer: TestIssuer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _grant(north, issuer.principal("uma"), CRYPTO_USER)
+    told = []
+    tokens = [issuer.token("uma"), issuer.token("eve"), issuer.token(aud="x")]
+    for number, token in enumerate(tokens):
+        ask = CreateKeyRequest(key_id=f"t{number}", request_id=f"r{number}")
+        ask.key.spec.type = "EC"
+        try:
+            north.bearing(token).keys.CreateKey(ask)
+        except grpc.RpcError as error:
+            told.append(f"{error} {error.trailing_metadata()}")
+
+    written = "".join(told) + "".join(capfd.readouterr())
+    kept = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert issuer.principal("uma").encode() in kept
+    for token in tokens:
+        for part in token.split(".")[1:]:
+            assert part not in written
+            assert part.encode() not in kept
 
 
 def test_the_topology_tells_where_callers_with_tokens_connect(tmp_path: Path) -> None:

@@ -126,3 +126,75 @@ def test_no_setting_is_left_out_of_what_is_written(text: str) -> None:
     ):
         for name in section.__dataclass_fields__:
             assert f"\n{name} = " in text, f"{section.__name__}.{name}"
+
+
+ISSUER = """
+[[issuers]]
+issuer = "https://issuer.example/realm"
+audience = "hsmvault"
+ca_file = "tls/issuer-ca.pem"
+"""
+TOKENS = Ports(7400, 7443, (7401, 7402, 7403), (7420, 7421, 7422, 7423))
+
+
+@pytest.fixture
+def believing(tmp_path: Path) -> str:
+    plan = RegionPlan(tmp_path / "north", "north", ports=TOKENS)
+    return region_toml(plan, BORN) + ISSUER
+
+
+def test_issuers_are_read_with_safe_defaults(tmp_path: Path, believing: str) -> None:
+    write(tmp_path / "north", believing)
+
+    settings = config.load(tmp_path / "north")
+
+    (issuer,) = settings.issuers
+    assert issuer.ca_file == tmp_path / "north" / "tls" / "issuer-ca.pem"
+    assert issuer.algorithms == ("RS256", "ES256")
+    assert (issuer.leeway_seconds, issuer.stale_seconds) == (60, 3600)
+    assert settings.token_ports("p1") == (7420, 7422)
+
+
+def test_without_issuers_nobody_listens_for_tokens(tmp_path: Path) -> None:
+    plan = RegionPlan(tmp_path / "north", "north", ports=TOKENS)
+    write(plan.directory, region_toml(plan, BORN))
+
+    assert config.load(plan.directory).token_ports("p0") is None
+
+
+@pytest.mark.parametrize(
+    ("was", "is_", "why"),
+    [
+        ("https://issuer", "http://issuer", "https:// URL"),
+        ("issuer.example/realm", "issuer.example/realm?x=1", "https:// URL"),
+        ("issuer.example/realm", "issuer.example/realm#x", "https:// URL"),
+        ("issuer.example", "Issuer.example", "in lower case"),
+        ('audience = "hsmvault"', 'audience = ""', "must name this vault"),
+        ('audience = "hsmvault"', "", "audience is missing"),
+        ("[[issuers]]", '[[issuers]]\nalgorithms = ["HS256"]', "must be among"),
+        ("[[issuers]]", '[[issuers]]\nalgorithms = ["none"]', "must be among"),
+        ("[[issuers]]", "[[issuers]]\nalgorithms = []", "must be among"),
+        ("[[issuers]]", '[[issuers]]\nalgorithms = "ES256"', "list of texts"),
+        ("[[issuers]]", '[[issuers]]\njwks_uri = "http://x/y"', "https:// URL"),
+        ("[[issuers]]", "[[issuers]]\nleeway_seconds = 301", "300 at most"),
+        ("[[issuers]]", "[[issuers]]\nstale_seconds = 5", "not be less"),
+        ("[[issuers]]", '[[issuers]]\nsecret = "x"', "issuers.secret is unknown"),
+        ("[[issuers]]", "[issuers]", "in double brackets"),
+        ("[[issuers]]", ISSUER + "[[issuers]]", "must differ"),
+        ("token_ports = [7420, ", "token_ports = [", "must list 4 ports"),
+        ("token_ports = [7420, ", "token_ports = [7401, ", "must differ"),
+        ("token_ports = [7420, 7421, 7422, 7423]", "", "need 4 ports"),
+    ],
+)
+def test_issuers_that_would_let_the_wrong_in_are_refused(
+    tmp_path: Path, believing: str, was: str, is_: str, why: str
+) -> None:
+    head, issuers = believing[: -len(ISSUER)], ISSUER
+    if was in issuers:
+        issuers = issuers.replace(was, is_)
+    else:
+        head = head.replace(was, is_)
+    write(tmp_path / "north", head + issuers)
+
+    with pytest.raises(ConfigurationError, match=why):
+        config.load(tmp_path / "north")

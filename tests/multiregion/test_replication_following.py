@@ -182,6 +182,23 @@ def test_writes_are_forwarded_in_both_names_and_nothing_else_is(
         assert len(vault.north.workers.executed) == 1
 
 
+def test_a_write_with_its_callers_proof_is_forwarded_whatever_it_is(
+    vault: TestVault,
+) -> None:
+    """The primary's partition verifies the proof, and decides by it."""
+    purge = KEYS + "PurgeKey"
+    with two_regions(vault) as (_primary, _south, extended):
+        done = extended.forward(
+            purge, b"request", principal="jwt:https://i#a", proof=b"token", timeout=5.0
+        )
+
+        assert done.response == b"done:request"
+        assert vault.north.workers.executed == [
+            (purge, b"request", "jwt:https://i#a", "south")
+        ]
+        assert vault.north.workers.proofs == [b"token"]
+
+
 def test_without_its_primary_a_region_says_which_policy_holds(vault: TestVault) -> None:
     with two_regions(vault) as (_, south, _extended):
         pass
