@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hsmvault.model.errors import CertificateRevoked, IntegrityFailure, InvalidRequest
 
 BYTES_MAX: Final = 128 * 1024
-"""Some 2 000 entries. It travels in one request, and to every region."""
+"""Some 4 000 entries. It travels in one request, and to every region."""
 _AHEAD_MAX: Final = datetime.timedelta(minutes=5)
 _KNOWN: Final = (x509.CRLNumber, x509.AuthorityKeyIdentifier)
 _ENTRY_KNOWN: Final = (x509.CRLReason, x509.InvalidityDate)

@@ -14,6 +14,17 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
 from hsmvault.api.identity import read
 from hsmvault.model.access import CRYPTO_AUDITOR, CRYPTO_USER
 from hsmvault.model.errors import Unauthenticated
@@ -127,3 +138,67 @@ def test_callers_without_a_role_who_wait_do_not_keep_others_from_writing(
     finally:
         for call in calls:
             call.cancel()
+
+
+_SPIFFE = [x509.UniformResourceIdentifier("spiffe://acme/app")]
+
+
+@pytest.mark.parametrize(
+    ("extensions", "why"),
+    [
+        ([x509.SubjectAlternativeName(_SPIFFE * 2)], "names 2 URIs"),
+        (
+            [
+                x509.SubjectAlternativeName(
+                    [*_SPIFFE, x509.UniformResourceIdentifier("https://acme/app")]
+                )
+            ],
+            "names 2 URIs",
+        ),
+        (
+            [
+                x509.SubjectAlternativeName(
+                    [x509.UniformResourceIdentifier("https://acme/app")]
+                )
+            ],
+            "is no principal",
+        ),
+        ([x509.BasicConstraints(ca=True, path_length=0)], "CA's certificate"),
+        ([x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])], "another use"),
+        ([x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])], "another use"),
+    ],
+)
+def test_az_14_a_certificate_of_several_names_or_for_another_use_is_nobodys(
+    north: Served, tmp_path: Path, extensions: list[x509.ExtensionType], why: str
+) -> None:
+    """Whatever TLS made of it: libraries differ in what they look at."""
+    assert north.store.head() is not None
+    certified = _certified(tmp_path, "uma", *extensions)
+
+    with pytest.raises(Unauthenticated, match=why):
+        read(certified.certificate)
+
+
+def test_az_14_other_names_than_the_one_uri_are_not_looked_at(
+    north: Served, tmp_path: Path
+) -> None:
+    """A host name, or a mail address, is nobody's word about who calls."""
+    assert north.store.head() is not None
+    names = [x509.DNSName("ada"), x509.RFC822Name("ada@acme"), *_SPIFFE]
+    certified = _certified(tmp_path, "ada", x509.SubjectAlternativeName(names))
+
+    assert read(certified.certificate).principal == "spiffe://acme/app"
+    hosts = x509.SubjectAlternativeName([x509.DNSName("ada")])
+    assert read(_certified(tmp_path, "eve", hosts).certificate).principal == "CN=eve"
+
+
+@pytest.mark.parametrize(
+    "alias", ["UMA", "Uma", "uma ", " uma", "um\u0430", "uma\u200b"]
+)
+def test_az_16_a_name_that_is_nearly_another_is_somebody_else(
+    north: Served, tmp_path: Path, alias: str
+) -> None:
+    """By case, by spaces, by letters that look alike: no alias shares anything."""
+    told = refusal(lambda: signed(north.connect(_certified(tmp_path, alias)), "keys/a"))
+
+    assert told[1] in {"ACCESS_DENIED", "UNAUTHENTICATED"}
