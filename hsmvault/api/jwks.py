@@ -100,14 +100,19 @@ class IssuerKeys:
             for one in self._keys
             if algorithm in one.algorithms and (kid is None or one.id == kid)
         ]
-        if not found and time.monotonic() - self._asked > ASK_AGAIN_SECONDS:
+        if not found:
+            self.ask_again()
+        return found
+
+    def ask_again(self) -> None:
+        """Have the keys fetched again, and raise IssuerUnavailable, if it is time."""
+        if time.monotonic() - self._asked > ASK_AGAIN_SECONDS:
             self._wake.set()
             raise IssuerUnavailable(
                 "the token's key is none that the issuer {issuer} had when it was "
                 "asked last; it is being asked again, so try again",
                 issuer=self.issuer.issuer,
             )
-        return found
 
     # --- fetching ------------------------------------------------------------
 

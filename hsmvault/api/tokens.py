@@ -185,6 +185,9 @@ def _signed(
         except jwt.PyJWTError as error:
             raise _refused(_said(error)) from error
         return claims
+    if kid is None:
+        # It names no key that could be missing; but a new one may have signed it.
+        keys.ask_again()
     raise _refused("no key of its issuer that fits signed it")
 
 

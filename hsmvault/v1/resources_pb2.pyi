@@ -393,7 +393,9 @@ class RoleAssignment(_message.Message):
     name: _builtins.str
     """Format: `roleAssignments/{role_assignment}`."""
     principal: _builtins.str
-    """A SPIFFE id from a certificate's URI SAN, or `CN=…` from its subject."""
+    """A SPIFFE id from a certificate's URI SAN, `CN=…` from its subject, or
+    `jwt:ISSUER#SUBJECT` of a token.
+    """
     role_definition: _builtins.str
     """Format: `roleDefinitions/{role_definition}`."""
     scope: _builtins.str

@@ -245,6 +245,7 @@ def test_a_subject_that_is_no_principal_is_nobody(
         {"crit": ["exp"]},
         {"crit": []},
         {"crit": ["b64"], "b64": False},
+        {"crit": ["b64"], "b64": True},
         {"typ": "logout+jwt"},
         {"typ": "dpop+jwt"},
         {"typ": 1},
@@ -254,7 +255,7 @@ def test_az_15_what_a_header_demands_and_is_not_understood_is_refused(
     issuer: TestIssuer, tokens: Tokens, headers: dict[str, Any]
 ) -> None:
     head = {"alg": "ES256", "kid": "k1", **headers}
-    good = issuer.token(headers=headers) if headers.get("b64") is None else ""
+    good = "" if headers.get("b64") is False else issuer.token(headers=headers)
 
     _why(tokens, good or forged(head, issuer.claims()))
 
@@ -473,6 +474,17 @@ def test_a_new_key_is_fetched_when_it_is_first_used(issuer: TestIssuer) -> None:
         tokens.close()
         fetching.join(10)
     assert not fetching.is_alive()
+
+
+def test_a_new_key_without_an_id_is_fetched_too(issuer: TestIssuer) -> None:
+    tokens = _believing(issuer)
+    keys = _keys(tokens, issuer)
+    keys._asked -= jwks.ASK_AGAIN_SECONDS
+
+    with pytest.raises(IssuerUnavailable, match="asked again"):
+        tokens.verify(issuer.token(kid=None, key=make_key()))
+
+    assert keys._wake.is_set()
 
 
 def _good_later(tokens: Tokens, token: str) -> bool:

@@ -27,7 +27,7 @@ from hsmvault.regions.layout import PARTITIONS
 from hsmvault.v1.region_service_pb2 import GetTopologyRequest
 from hsmvault.v1.region_service_pb2_grpc import RegionServiceStub
 from tests.support.issuer import TestIssuer, running_issuer
-from tests.support.regions import LiveVault, founded_vault
+from tests.support.regions import LiveVault, running_vault
 
 pytestmark = pytest.mark.softhsm
 
@@ -42,10 +42,8 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestIssuer]:
 def live(
     tmp_path_factory: pytest.TempPathFactory, issuer: TestIssuer
 ) -> Iterator[LiveVault]:
-    with founded_vault(tmp_path_factory.mktemp("callers")) as vault:
-        with vault.north.layout.config.open("a") as settings:
-            settings.write(issuer.toml)
-        vault.north.serve()
+    directory = tmp_path_factory.mktemp("callers")
+    with running_vault(directory, settings=issuer.toml) as vault:
         before = _pids(vault)
         with _connected(vault) as admin:
             for principal in (issuer.principal("uma"), "CN=uma"):

@@ -12,6 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 import hsmvault
 from hsmvault.model.access import CRYPTO_AUDITOR, CRYPTO_USER
+from hsmvault.model.errors import AccessDenied
 from hsmvault.model.log import Position
 from hsmvault.v1 import access_service_pb2 as access
 from hsmvault.v1 import key_service_pb2 as keys
@@ -36,6 +37,7 @@ from tests.support.callers import (
     sign,
 )
 from tests.support.cut import cut_off
+from tests.support.issuer import TestIssuer, running_issuer
 from tests.support.regions import LiveRegion, region_message
 from tests.support.served import Caller, error_info, refusal
 
@@ -48,8 +50,18 @@ ALL: Final = Durability(all_regions=True)
 
 
 @pytest.fixture(scope="module")
-def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
-    with populated_vault(tmp_path_factory.mktemp("writes"), "south") as callers:
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestIssuer]:
+    """Of tokens that both regions believe."""
+    with running_issuer(tmp_path_factory.mktemp("oidc") / "acme") as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def call(
+    tmp_path_factory: pytest.TempPathFactory, issuer: TestIssuer
+) -> Iterator[Callers]:
+    directory = tmp_path_factory.mktemp("writes")
+    with populated_vault(directory, "south", settings=issuer.toml) as callers:
         yield callers
 
 
@@ -460,3 +472,38 @@ def test_our_client_follows_the_redirect_to_the_primary(
 
     assert given.principal == "CN=frank"
     assert wait_for(call(region="south"), given.position)
+
+
+def test_a_caller_with_a_token_writes_in_any_region_what_their_roles_allow(
+    call: Callers, issuer: TestIssuer, south: LiveRegion
+) -> None:
+    """Their token goes with the call, so that the primary need not be told who it is."""
+    vault = call.vault
+    with hsmvault.connect(
+        vault.north.endpoint,
+        certificate=vault.admin.certificate,
+        key=vault.admin.key,
+        ca=vault.admin.ca,
+    ) as admin:
+        admin.roles.assign(issuer.principal("root"), "Administrator", scope="/")
+        granted = admin.roles.assign(issuer.principal("ute"), "Crypto User", scope="/")
+    with hsmvault.connect(
+        south.card.token_endpoints[0],
+        ca=vault.admin.ca,
+        token=lambda: issuer.token("ute"),
+        timeout=30,
+    ) as ute:
+        there = ute.at("south")
+        there.keys.create("by-token", "EC", min_position=granted.position, timeout=60)
+        signed = there.sign("by-token", "ES256", message=b"x")
+        assert signed.served.region == "south"
+        with pytest.raises(AccessDenied):
+            there.roles.assign("CN=eve", "Crypto User", scope="/")
+    with hsmvault.connect(
+        south.card.token_endpoints[0],
+        ca=vault.admin.ca,
+        token=lambda: issuer.token("root"),
+    ) as root:
+        # For certificates this is redirected; with a token south has it done.
+        made = root.at("south").roles.assign("CN=kim", "Crypto Auditor", scope="/keys")
+        assert root.at("south").roles.get(made.name).principal == "CN=kim"

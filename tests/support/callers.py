@@ -76,9 +76,11 @@ class Callers:
 
 
 @contextmanager
-def populated_vault(directory: Path, *extended: str) -> Iterator[Callers]:
+def populated_vault(
+    directory: Path, *extended: str, settings: str = ""
+) -> Iterator[Callers]:
     """A vault with its callers, and with these extended regions, synchronised."""
-    with running_vault(directory) as vault:
+    with running_vault(directory, settings=settings) as vault:
         vault.grant("alice", USER)
         vault.grant("olga", OFFICER)
         vault.north.wait_serving(manager=True)

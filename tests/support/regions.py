@@ -208,6 +208,8 @@ class LiveVault:
     """A vault with its CA, its callers and its regions, all in one directory."""
 
     directory: Path
+    settings: str = ""
+    """Added to each region's region.toml."""
     regions: dict[str, LiveRegion] = field(default_factory=dict)
     callers: dict[str, ClientFiles] = field(default_factory=dict)
     _channels: list[grpc.Channel] = field(default_factory=list)
@@ -244,6 +246,8 @@ class LiveVault:
                 ca_directory=self.ca,
             )
         )
+        with born.layout.config.open("a") as settings:
+            settings.write(self.settings)
         self.regions[name] = LiveRegion(born.layout)
         return self.regions[name]
 
@@ -399,9 +403,9 @@ def region_message(card: Card) -> resources_pb2.Region:
 
 
 @contextmanager
-def founded_vault(directory: Path) -> Iterator[LiveVault]:
+def founded_vault(directory: Path, *, settings: str = "") -> Iterator[LiveVault]:
     """One region, `north`, founded and not served yet."""
-    vault = LiveVault(directory)
+    vault = LiveVault(directory, settings)
     try:
         vault.init("north")
         vault.found()
@@ -411,8 +415,8 @@ def founded_vault(directory: Path) -> Iterator[LiveVault]:
 
 
 @contextmanager
-def running_vault(directory: Path) -> Iterator[LiveVault]:
+def running_vault(directory: Path, *, settings: str = "") -> Iterator[LiveVault]:
     """One region, `north`, founded and served; CN=admin administers it."""
-    with founded_vault(directory) as vault:
+    with founded_vault(directory, settings=settings) as vault:
         vault.north.serve()
         yield vault
