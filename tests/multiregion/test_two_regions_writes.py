@@ -477,7 +477,7 @@ def test_our_client_follows_the_redirect_to_the_primary(
 def test_a_caller_with_a_token_writes_in_any_region_what_their_roles_allow(
     call: Callers, issuer: TestIssuer, south: LiveRegion
 ) -> None:
-    """Their token goes with the call, so that the primary need not be told who it is."""
+    """Their token goes with the call: the primary need not be told who it is."""
     vault = call.vault
     with hsmvault.connect(
         vault.north.endpoint,
