@@ -13,17 +13,7 @@ import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-
-
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hsmvault.api.identity import read
 from hsmvault.model.access import CRYPTO_AUDITOR, CRYPTO_USER
@@ -173,10 +163,10 @@ def test_az_14_a_certificate_of_several_names_or_for_another_use_is_nobodys(
 ) -> None:
     """Whatever TLS made of it: libraries differ in what they look at."""
     assert north.store.head() is not None
-    certified = _certified(tmp_path, "uma", *extensions)
+    shown = certified(tmp_path, "uma", *extensions)
 
     with pytest.raises(Unauthenticated, match=why):
-        read(certified.certificate)
+        read(shown.certificate)
 
 
 def test_az_14_other_names_than_the_one_uri_are_not_looked_at(
@@ -185,11 +175,11 @@ def test_az_14_other_names_than_the_one_uri_are_not_looked_at(
     """A host name, or a mail address, is nobody's word about who calls."""
     assert north.store.head() is not None
     names = [x509.DNSName("ada"), x509.RFC822Name("ada@acme"), *_SPIFFE]
-    certified = _certified(tmp_path, "ada", x509.SubjectAlternativeName(names))
+    shown = certified(tmp_path, "ada", x509.SubjectAlternativeName(names))
 
-    assert read(certified.certificate).principal == "spiffe://acme/app"
+    assert read(shown.certificate).principal == "spiffe://acme/app"
     hosts = x509.SubjectAlternativeName([x509.DNSName("ada")])
-    assert read(_certified(tmp_path, "eve", hosts).certificate).principal == "CN=eve"
+    assert read(certified(tmp_path, "eve", hosts).certificate).principal == "CN=eve"
 
 
 @pytest.mark.parametrize(
@@ -199,6 +189,6 @@ def test_az_16_a_name_that_is_nearly_another_is_somebody_else(
     north: Served, tmp_path: Path, alias: str
 ) -> None:
     """By case, by spaces, by letters that look alike: no alias shares anything."""
-    told = refusal(lambda: signed(north.connect(_certified(tmp_path, alias)), "keys/a"))
+    told = refusal(lambda: signed(north.connect(certified(tmp_path, alias)), "keys/a"))
 
     assert told[1] in {"ACCESS_DENIED", "UNAUTHENTICATED"}

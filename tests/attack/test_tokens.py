@@ -307,6 +307,12 @@ def test_what_is_not_whole_is_refused(
         tokens.verify(bend(issuer.token()))
 
 
+def test_a_token_may_not_be_longer_than_any_that_is_meant(
+    issuer: TestIssuer, tokens: Tokens
+) -> None:
+    assert "longer than" in _why(tokens, issuer.token(groups="x" * TOKEN_BYTES_MAX))
+
+
 def test_without_a_key_id_every_key_of_the_type_is_tried(issuer: TestIssuer) -> None:
     tokens = _believing(issuer)
     issuer.rotate("k1", "k2", "k3")
@@ -388,6 +394,16 @@ def test_az_15_keys_that_do_not_read_are_none(issuer: TestIssuer, body: bytes) -
     assert tokens.verify(token).principal
 
 
+def test_az_15_keys_are_read_up_to_a_length_and_no_further(issuer: TestIssuer) -> None:
+    tokens = _believing(issuer)
+    good = (issuer.directory / "jwks.json").read_bytes()
+
+    issuer.answer("jwks.json", good.ljust(jwks.DOCUMENT_BYTES_MAX))
+    assert _keys(tokens, issuer).fetch()
+    issuer.answer("jwks.json", good.ljust(jwks.DOCUMENT_BYTES_MAX + 1))
+    assert not _keys(tokens, issuer).fetch()
+
+
 def test_az_15_an_issuer_whose_certificate_is_of_another_ca_is_not_believed(
     issuer: TestIssuer, other: TestIssuer
 ) -> None:
@@ -403,6 +419,7 @@ def test_az_15_keys_are_not_taken_from_one_who_is_named_otherwise(
     issuer: TestIssuer,
 ) -> None:
     """Discovery on a shared host could be another tenant's."""
+    _believing(issuer)
     tokens = Tokens([issuer.settings(issuer=f"{issuer.issuer}/tenant")])
 
     assert not tokens._issuers[f"{issuer.issuer}/tenant"].fetch()
@@ -410,6 +427,7 @@ def test_az_15_keys_are_not_taken_from_one_who_is_named_otherwise(
 
 def test_az_15_keys_are_never_fetched_without_tls(issuer: TestIssuer) -> None:
     """Nor after a redirect to plain HTTP (`redirect`, above)."""
+    _believing(issuer)
     document = f'{{"issuer": "{issuer.issuer}", "jwks_uri": "http://localhost/jwks"}}'
     good = (issuer.directory / "configuration.json").read_bytes()
     issuer.answer("configuration.json", document.encode())

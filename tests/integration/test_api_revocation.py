@@ -121,13 +121,14 @@ def _crl(
     of: datetime.datetime = NOW,
     due: datetime.timedelta = DAY,
     extra: x509.ExtensionType | None = None,
+    issuer: x509.Name | None = None,
 ) -> str:
     """A list as some other tool could make it."""
     ca = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
     key: Any = load_pem_private_key((directory / "ca.key").read_bytes(), None)
     builder = (
         x509.CertificateRevocationListBuilder()
-        .issuer_name(ca.subject)
+        .issuer_name(issuer or ca.subject)
         .last_update(of)
         .next_update(of + due)
         .add_revoked_certificate(
@@ -151,6 +152,10 @@ def _crl(
         ({"number": 5, "serial": 8}, "make the next one"),
         ({"number": None}, "make the next one"),
         ({"number": 6, "of": NOW + DAY}, "to come"),
+        (
+            {"number": 6, "issuer": x509.Name.from_rfc4514_string("CN=others")},
+            "not signed by the CA",
+        ),
         ({"number": 6, "extra": x509.DeltaCRLIndicator(5)}, "not understood"),
     ],
 )

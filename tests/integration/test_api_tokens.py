@@ -134,6 +134,7 @@ def test_another_scheme_than_bearer_is_refused(
     told = refusal(lambda: signed(_nobody(north), "keys/a", metadata=_headers(value)))
 
     assert told[0] is StatusCode.UNAUTHENTICATED
+    assert "no other scheme" in told[2]
 
 
 def _nobody(one: Served) -> Any:
