@@ -12,6 +12,7 @@ from hsmvault.model.algorithms import Operation
 from hsmvault.model.errors import InvalidRequest, NotSupported
 from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.lifecycle import RegionState
+from hsmvault.model.names import KeyName
 from hsmvault.model.vault_records import PartitionCard, RegionRecord
 from hsmvault.v1 import resources_pb2 as pb
 from hsmvault.vault.checked import Found
@@ -77,6 +78,7 @@ def version(found: Found[VersionRecord], *, current: str) -> pb.KeyVersion:
         regions=[f"regions/{region}" for region in record.regions],
         create_time=timestamp(record.create_ms),
         update_time=timestamp(record.update_ms),
+        imported=record.imported,
         etag=found.etag,
         position=str(found.position),
     )
@@ -143,6 +145,14 @@ def _token_endpoints(message: pb.Region) -> tuple[str, ...]:
             name=message.name,
         )
     return found
+
+
+def require_named(message: pb.Key, name: KeyName) -> None:
+    """Raise InvalidRequest where a new key is called two names."""
+    if message.name not in {"", str(name)}:
+        raise InvalidRequest(
+            "key.name is chosen by key_id: leave it empty, or give {name}", name=name
+        )
 
 
 def settings(message: pb.Key) -> KeySettings:

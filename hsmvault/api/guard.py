@@ -150,10 +150,7 @@ class Guard:
 
         def run() -> tuple[bytes, str]:
             if endpoint is None or endpoint.rule.write not in _forwardable(proof):
-                raise InvalidRequest(
-                    "{method} is not forwarded between regions; call the primary",
-                    method=method,
-                )
+                raise _not_forwarded(method)
             if proof:
                 self._callers.require_proof(proof, of=principal)
                 told.authentication = Authentication.JWT
@@ -284,15 +281,19 @@ class Guard:
             response: Any = endpoint.serve(request, call)
             under.version = telling.made(response) or under.version
             return response.SerializeToString(), view.served
+        redirected = rule.redirects(request)
+        if redirected and call.via_region:
+            raise _not_forwarded(endpoint.method)
         self._auditing.require_room()
         if not view.is_primary:
             written, position = self._writes.elsewhere(
                 endpoint.method,
-                rule.write,
+                Write.REDIRECT if redirected else rule.write,
                 raw,
                 view=view,
                 principal=call.principal,
-                proof=call.proof,
+                # With it, even what is redirected would be forwarded.
+                proof=b"" if redirected else call.proof,
                 seconds=call.seconds,
             )
             under.version = telling.made(endpoint.response.FromString(written))
@@ -352,6 +353,12 @@ def _account(told: Underway, answer: Answer) -> Account:
     if answer.status is None:
         return told.ended(OK)
     return told.ended(*code_and_reason(answer.status))
+
+
+def _not_forwarded(method: str) -> InvalidRequest:
+    return InvalidRequest(
+        "{method} is not forwarded between regions; call the primary", method=method
+    )
 
 
 def _seconds(context: grpc.ServicerContext) -> float:

@@ -11,7 +11,6 @@ from hsmvault.api.dispatch import Call, requested
 from hsmvault.api.paging import Listing
 from hsmvault.api.permissions import key_or_version
 from hsmvault.model.algorithms import KeySpec
-from hsmvault.model.errors import InvalidRequest
 from hsmvault.model.key_records import VersionRecord
 from hsmvault.model.names import KeyName, VersionName
 from hsmvault.v1 import key_service_pb2 as pb
@@ -36,11 +35,7 @@ class KeyServicer:
 
     def create_key(self, request: pb.CreateKeyRequest, call: Call) -> resources_pb2.Key:
         name = KeyName.of_id(request.key_id)
-        if request.key.name not in {"", str(name)}:
-            raise InvalidRequest(
-                "key.name is chosen by key_id: leave it empty, or give {name}",
-                name=name,
-            )
+        convert.require_named(request.key, name)
         spec = request.key.spec
         return convert.key(
             self.maker.create(

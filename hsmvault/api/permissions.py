@@ -44,6 +44,8 @@ class Rule:
     Parses the name, so a malformed one is refused before anything else.
     """
     write: Write = Write.NONE
+    redirects: Callable[[Any], bool] = lambda _request: False
+    """Which requests are redirected although others are forwarded."""
     waits: bool = False
     """Runs in the pool where waiting does not keep others from being served."""
     hidden: bool = False
@@ -134,6 +136,15 @@ def _scope_of_assignment(request: Any, view: View) -> str:
 
 _KEYS: Final = {
     "CreateKey": Rule(Permission.KEYS_CREATE, _new_key, Write.FORWARD, waits=True),
+    "ImportKey": Rule(
+        Permission.KEYS_IMPORT,
+        _new_key,
+        Write.FORWARD,
+        waits=True,
+        # Not through a third region, even though its link is as well sealed.
+        redirects=lambda request: request.WhichOneof("material") in {"jwk", "pkcs8"},
+    ),
+    "BeginImport": Rule(Permission.KEYS_IMPORT, _new_key, Write.FORWARD, waits=True),
     "GetKey": Rule(
         Permission.KEYS_READ, _key_named, show_deleted=Permission.DELETED_KEYS_READ
     ),

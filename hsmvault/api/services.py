@@ -23,6 +23,7 @@ from hsmvault.api.facts import Telling
 from hsmvault.api.forwarding import Writes
 from hsmvault.api.guard import Guard
 from hsmvault.api.health import Attendant
+from hsmvault.api.imports import ImportServicer
 from hsmvault.api.keys import KeyServicer
 from hsmvault.api.permissions import RULES
 from hsmvault.api.pools import BoundedPool
@@ -44,6 +45,7 @@ from hsmvault.vault.access import AccessKeeper
 from hsmvault.vault.catalogue import Catalogue
 from hsmvault.vault.crypto import Crypto
 from hsmvault.vault.definitions import DefinitionKeeper
+from hsmvault.vault.imports import Importer
 from hsmvault.vault.invocations import Invocations
 from hsmvault.vault.keys import KeyMaker
 from hsmvault.vault.lasting import Boot, LastingClock, boot_seconds
@@ -344,6 +346,9 @@ def _keys(
         KeyServicer(maker, life, catalogue, memory, rotation),
         RotationServicer(rotation, catalogue, memory, manager),
         DeletedServicer(catalogue),
+        ImportServicer(
+            Importer(maker.hsm, maker.witness, memory, writer, maker, clock, new_id)
+        ),
     )
     return servicers, Upkeep(maker, life)
 

@@ -8,7 +8,7 @@ import google_crc32c
 
 from hsmvault.client import methods
 from hsmvault.client.caller import Caller, Options
-from hsmvault.client.keys import key_name
+from hsmvault.client.naming import key_name
 from hsmvault.model.errors import IntegrityFailure, InvalidRequest
 from hsmvault.v1 import crypto_service_pb2 as messages
 

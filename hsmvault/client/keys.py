@@ -6,28 +6,15 @@ from typing import Final, Unpack
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from hsmvault.client import methods
-from hsmvault.client.caller import Caller, Options, WriteOptions
+from hsmvault.client.caller import Options, WriteOptions
+from hsmvault.client.carrying import Carrying
+from hsmvault.client.naming import key_name, new_key, timestamp
 from hsmvault.v1 import key_service_pb2 as messages
 from hsmvault.v1.resources_pb2 import Key, KeySpec, KeyVersion
 
 PAGE: Final = 500
-
-
-def key_name(name: str) -> str:
-    """Return the full name of a key or a version; what is full already stays."""
-    return name if name.startswith("keys/") else f"keys/{name}"
-
-
-def timestamp(when: dt.datetime) -> Timestamp:
-    """Convert; a time without zone is refused, because it would mean another."""
-    if when.tzinfo is None:
-        raise ValueError("give dates with their time zone, e.g. datetime.UTC")
-    made = Timestamp()
-    made.FromDatetime(when.astimezone(dt.UTC))
-    return made
 
 
 def _policy_name(name: str) -> str:
@@ -42,11 +29,8 @@ def _duration(given: dt.timedelta | None) -> Duration | None:
     return made
 
 
-class Keys:
+class Keys(Carrying):
     """`vault.keys`: create, look up, change, rotate, delete, recover, purge."""
-
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
 
     def create(
         self,
@@ -67,17 +51,15 @@ class Keys:
 
         When it answers, the key is durable and was used once on another partition.
         """
-        key = Key(
-            spec=KeySpec(type=kind, bits=bits, curve=curve),
+        key = new_key(
+            KeySpec(type=kind, bits=bits, curve=curve),
             operations=operations,
             enabled=enabled,
-            tags=tags or {},
+            not_before=not_before,
+            expire=expire,
+            tags=tags,
             deletion_protection=deletion_protection,
         )
-        if not_before is not None:
-            key.not_before_time.CopyFrom(timestamp(not_before))
-        if expire is not None:
-            key.expire_time.CopyFrom(timestamp(expire))
         request = messages.CreateKeyRequest(
             key_id=key_id.removeprefix("keys/"), key=key
         )

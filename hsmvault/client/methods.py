@@ -70,6 +70,12 @@ _ID: Final = Repeat.WITH_ID
 CREATE_KEY: Final = _method(
     "KeyService/CreateKey", keys.CreateKeyRequest, resources.Key, _ID, PATIENT
 )
+IMPORT_KEY: Final = _method(
+    "KeyService/ImportKey", keys.ImportKeyRequest, resources.Key, _ID, PATIENT
+)
+BEGIN_IMPORT: Final = _method(
+    "KeyService/BeginImport", keys.BeginImportRequest, keys.Import, _ID, PATIENT
+)
 GET_KEY: Final = _method("KeyService/GetKey", keys.GetKeyRequest, resources.Key)
 LIST_KEYS: Final = _method(
     "KeyService/ListKeys", keys.ListKeysRequest, keys.ListKeysResponse

@@ -5,8 +5,9 @@ so then a canary decides: an operation of our own on the same partition, whose o
 we know. Nobody can make a partition look sick by what they send.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from pkcs11 import PKCS11Error
@@ -37,6 +38,7 @@ from hsmvault.model.errors import (
     CiphertextInvalid,
     ConfigurationError,
     InvalidRequest,
+    KeyMaterialInvalid,
     NotSupported,
     Overloaded,
     PartitionLost,
@@ -46,6 +48,19 @@ from hsmvault.model.errors import (
 )
 
 T = TypeVar("T")
+
+_MEANT: Final[Mapping[Doing, tuple[type[VaultError], str]]] = MappingProxyType(
+    {
+        Doing.OPENING: (WrappedKeyInvalid, "a stored wrapped key does not open"),
+        Doing.DECRYPTING: (CiphertextInvalid, "the ciphertext does not decrypt"),
+        # Which of the steps failed is for nobody to know.
+        Doing.IMPORTING: (
+            KeyMaterialInvalid,
+            "the key is damaged, or not what it is said to be: it does not open",
+        ),
+    }
+)
+"""What it means that a token refuses, by what it was at."""
 
 _CANARY: Final = b"hsmvault/canary/v1"
 _CANARY_SPEC: Final = KeySpec(KeyType.OCT, 256)
@@ -91,7 +106,7 @@ class Core:
         self.not_native: Final = set[Algorithm]()
         """What this token turned out not to offer by itself, and we do around it."""
         self._on_lost: Final = on_lost
-        self._cryptoki: Final = module.load(config.token.module).cryptoki
+        self.cryptoki: Final = module.load(config.token.module).cryptoki
         self.token, self._login = module.log_in(config.token)
         try:
             self.profile: Final = self._require_profile()
@@ -108,7 +123,7 @@ class Core:
         config = self.config
         return Sessions(
             # One after another: a token's trouble shows at the first.
-            [Session(module.patiently(self._fresh)) for _ in range(config.sessions)],
+            [Session(module.patiently(self.fresh)) for _ in range(config.sessions)],
             open_keys=config.open_keys,
             patience=config.patience,
         )
@@ -134,7 +149,7 @@ class Core:
             self.sessions.give(session)
 
     def _require_profile(self) -> Profile:
-        trial = module.patiently(self._fresh)
+        trial = module.patiently(self.fresh)
         try:
             return require_profile(
                 trial, self.config.profile, token=self.config.token.label
@@ -142,7 +157,8 @@ class Core:
         finally:
             trial.close()
 
-    def _fresh(self) -> Any:
+    def fresh(self) -> Any:
+        """Open one more session with the token, for the caller to close."""
         # Without a PIN: the login is the process's, and `_login` keeps it.
         return self.token.open(rw=True, attribute_mapper=mapper())
 
@@ -168,7 +184,7 @@ class Core:
     def _installed(self, session: Session, label: str, template: Any) -> Any:
         key = session.keys.get(label)
         if key is None:
-            key = installed.find(session.raw, self._cryptoki, label, template)
+            key = installed.find(session.raw, self.cryptoki, label, template)
             if key is None:
                 message = (
                     f"token {self.config.token.label!r} has no key {label}; repeat the "
@@ -184,7 +200,7 @@ class Core:
         key = session.keys.get(label)
         if key is None:
             template = PAIR_OUT if sender == self.config.region else PAIR_IN
-            key = installed.find(session.raw, self._cryptoki, label, template)
+            key = installed.find(session.raw, self.cryptoki, label, template)
             if key is not None:
                 session.keys[label] = key
         return key
@@ -292,7 +308,7 @@ class Core:
 
     def _renew(self, session: Session, error: PKCS11Error) -> None:
         try:
-            session.renew(self._fresh())
+            session.renew(self.fresh())
         except PKCS11Error as again:
             raise self._end(again) from error
         if not self._sings(session):
@@ -303,10 +319,9 @@ class Core:
         kind, named = fault(error), type(error).__name__
         if kind is Fault.UNSUPPORTED:
             return NotSupported("the token does not offer this ({error})", error=named)
-        if session.doing is Doing.OPENING:
-            return WrappedKeyInvalid("a stored wrapped key does not open")
-        if session.doing is Doing.DECRYPTING:
-            return CiphertextInvalid("the ciphertext does not decrypt")
+        meant = _MEANT.get(session.doing)
+        if meant is not None:
+            return meant[0](meant[1])
         if kind is Fault.CALLER:
             return InvalidRequest("the token refuses this input ({error})", error=named)
         if kind is Fault.AMBIGUOUS:

@@ -29,7 +29,7 @@ from hsmvault.model.stored import (
     region_key_name,
 )
 
-_EXPONENT: Final = b"\x01\x00\x01"
+EXPONENT: Final = b"\x01\x00\x01"
 
 
 def generate(
@@ -43,7 +43,7 @@ def generate(
 
     The wrapping keys are looked up first: without one, nothing is made.
     """
-    wrapping = {region: _wrapping_key(core, session, region) for region in regions}
+    wrapping = {region: wrapping_key(core, session, region) for region in regions}
     objects = _make(session, spec)
     try:
         secret = objects[0]
@@ -61,7 +61,8 @@ def generate(
     return Generated(wrapped, public_key)
 
 
-def _wrapping_key(core: Core, session: Session, region: str) -> tuple[str, Any]:
+def wrapping_key(core: Core, session: Session, region: str) -> tuple[str, Any]:
+    """Return the key that wraps for a region, and its name, or raise RegionNotReady."""
     own = core.config.region
     if region == own:
         return region_key_name(own), core.region_key(session)
@@ -75,7 +76,7 @@ def wrap_for(
     core: Core, session: Session, secret: Any, *, version: str, region: str
 ) -> WrappedKey:
     """Wrap an open key for one region."""
-    name, key = _wrapping_key(core, session, region)
+    name, key = wrapping_key(core, session, region)
     return wrap(key, secret, version=version, region=region, name=name)
 
 
@@ -98,7 +99,7 @@ def _make(session: Session, spec: KeySpec) -> tuple[Any, ...]:
     if spec.type is KeyType.OCT:
         return (session.raw.generate_key(key_type, spec.bits, template=template),)
     if spec.curve is None:
-        half = {**PUBLIC_HALF, Attribute.PUBLIC_EXPONENT: _EXPONENT}
+        half = {**PUBLIC_HALF, Attribute.PUBLIC_EXPONENT: EXPONENT}
         pair = session.raw.generate_keypair(
             key_type,
             spec.bits,

@@ -6,24 +6,18 @@ call from any thread; what a method needs of the token runs in one leased sessio
 
 from collections.abc import Callable, Sequence
 from hmac import compare_digest
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from hsmvault.hsm import cbc, ciphers, generating, public
 from hsmvault.hsm.core import Core, PartitionConfig
-from hsmvault.hsm.mechanisms import (
-    KW,
-    MACS,
-    OAEP,
-    RSA,
-    SIGNATURE_BYTES_MAX,
-    SIGNING,
-    Signing,
-)
+from hsmvault.hsm.importing import Imports
+from hsmvault.hsm.mechanisms import KW, MACS, OAEP, RSA, SIGNING, Signing
 from hsmvault.hsm.opened import destroy
 from hsmvault.hsm.opening import check, open_material, opened
 from hsmvault.hsm.pooling import Pooling
+from hsmvault.hsm.proving import sign, works
 from hsmvault.hsm.session import GENERATION_SECONDS, Doing, Session
 from hsmvault.hsm.templates import Purpose, first_purpose
 from hsmvault.model.algorithms import CBC, CBC_PAD, GCM, Algorithm, KeySpec, KeyType
@@ -34,11 +28,10 @@ from hsmvault.model.errors import (
     InvalidRequest,
     WrappedKeyInvalid,
 )
-from hsmvault.model.material import Generated, Material, Sealed
+from hsmvault.model.material import Blob, Generated, Material, Plain, Sealed
 
 _RANDOM_MOST: Final = 1 << 20
 # C_GenerateRandom takes what it is asked for; a slip must not ask for gigabytes.
-_TEST_DIGEST: Final = bytes(range(32))
 _CHAINED: Final = CBC | CBC_PAD
 
 
@@ -48,6 +41,7 @@ class Partition(Pooling):
     def __init__(self, core: Core, *, vault_id: str = "") -> None:
         super().__init__(core)
         core.vault_id = vault_id
+        self._imports: Final = Imports(core)
 
     @classmethod
     def open(
@@ -117,28 +111,33 @@ class Partition(Pooling):
             )
             session.doing = Doing.OPENING
             try:
-                self._use_once(session, key, material)
+                if not works(session, key, material.spec, material.public_key):
+                    raise WrappedKeyInvalid(
+                        "a stored wrapped key opens, and does not work"
+                    )
             finally:
                 destroy(key)
 
         self._core.run(work, doing=Doing.OPENING)
 
-    def _use_once(self, session: Session, key: Any, material: Material) -> None:
-        if first_purpose(material.spec) is Purpose.CIPHER:
-            sealed = ciphers.encrypt_gcm(session, key, _TEST_DIGEST, b"")
-            works = ciphers.decrypt_gcm(key, sealed, b"") == _TEST_DIGEST
-        elif material.spec.type is KeyType.OCT:
-            made = ciphers.mac(key, Algorithm(f"HS{material.spec.bits}"), _TEST_DIGEST)
-            works = len(made) * 8 == material.spec.bits
-        else:
-            rsa = material.spec.type is KeyType.RSA
-            how = SIGNING[Algorithm.PS256 if rsa else Algorithm.ES256]
-            half = public.load(material.public_key)
-            works = public.verify(
-                half, how, _TEST_DIGEST, _sign(key, how, _TEST_DIGEST)
-            )
-        if not works:
-            raise WrappedKeyInvalid("a stored wrapped key opens, and does not work")
+    # --- bringing in ---------------------------------------------------------
+
+    def bring(self, version: str, plain: Plain, *, regions: Sequence[str]) -> Generated:
+        return self._imports.bring(version, plain, regions=regions)
+
+    def begin_import(self, import_id: str, bits: int, *, expire_ms: int) -> bytes:
+        return self._imports.begin(import_id, bits, expire_ms=expire_ms)
+
+    def holds_import(self, import_id: str) -> bool:
+        return self._imports.holds(import_id)
+
+    def finish_import(
+        self, import_id: str, version: str, blob: Blob, *, regions: Sequence[str]
+    ) -> Generated:
+        return self._imports.finish(import_id, version, blob, regions=regions)
+
+    def end_imports(self, import_ids: Sequence[str], *, now_ms: int) -> None:
+        self._imports.end(import_ids, now_ms=now_ms)
 
     # --- signing -------------------------------------------------------------
 
@@ -149,7 +148,7 @@ class Partition(Pooling):
 
         def work(session: Session) -> bytes:
             key = opened(self._core, session, material, Purpose.SIGN)
-            signature = _sign(key.key, how, digest)
+            signature = sign(key.key, how, digest)
             half = key.public
             # A fault in the CRT of one RSA signature gives the key away.
             if half is not None and not public.verify(half, how, digest, signature):
@@ -324,16 +323,6 @@ def _signing(algorithm: Algorithm, digest: bytes) -> Signing:
             given=len(digest),
         )
     return how
-
-
-def _sign(key: Any, how: Signing, digest: bytes) -> bytes:
-    signature: bytes = key.sign(
-        how.prefix + digest,
-        mechanism=how.mechanism,
-        mechanism_param=how.parameter,
-        buffer_size=SIGNATURE_BYTES_MAX,
-    )
-    return signature
 
 
 def _require(algorithm: Algorithm, suits: bool, operation: str) -> None:  # noqa: FBT001

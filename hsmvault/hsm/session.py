@@ -36,6 +36,8 @@ class Doing(Enum):
     """Working on bytes that came from a caller, and may be bad."""
     OPENING = "opening"
     """Unwrapping a stored key."""
+    IMPORTING = "importing"
+    """Unwrapping a key that comes from outside, and may be anything."""
 
 
 class Session:

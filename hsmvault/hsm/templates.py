@@ -26,7 +26,7 @@ KEY_BYTES: Final = 32
 """Length of every infrastructure secret. Not in the tables: SoftHSM shows no length of
 a key that was unwrapped; there the digest in the transcript vouches for it."""
 
-_NOTHING: Final[Template] = MappingProxyType(
+NOTHING: Final[Template] = MappingProxyType(
     {
         Attribute.ENCRYPT: False,
         Attribute.DECRYPT: False,
@@ -79,7 +79,7 @@ _WRAPPING: Final[Template] = MappingProxyType(
     {
         Attribute.CLASS: ObjectClass.SECRET_KEY,
         Attribute.KEY_TYPE: CkKeyType.AES,
-        **_NOTHING,
+        **NOTHING,
         Attribute.SENSITIVE: True,
         # So that a ceremony can bring it to a sibling; WRAP_WITH_TRUSTED keeps everyone
         # but the security officer from doing so.
@@ -132,7 +132,7 @@ INTEGRITY_KEY: Final[Template] = MappingProxyType(
     {
         Attribute.CLASS: ObjectClass.SECRET_KEY,
         Attribute.KEY_TYPE: CkKeyType.GENERIC_SECRET,
-        **_NOTHING,
+        **NOTHING,
         Attribute.SIGN: True,
         Attribute.VERIFY: True,
         Attribute.SENSITIVE: True,
@@ -268,7 +268,7 @@ def user_key(spec: KeySpec, purpose: Purpose) -> Template:
     """
     object_class, key_type = kind(spec, purpose)
     secret = object_class is ObjectClass.SECRET_KEY
-    uses = _NOTHING if secret else dict.fromkeys(_PRIVATE_USES, False)
+    uses = NOTHING if secret else dict.fromkeys(_PRIVATE_USES, False)
     granted: Template = {}
     # KWP is what wraps it, not what it does: with no purpose it does nothing at all.
     allowed = frozenset[Mechanism]()
@@ -308,7 +308,7 @@ def asked(template: Template) -> dict[Attribute, object]:
     would otherwise send them all, and tokens refuse those of another class.
     """
     return {
-        **{a: DEFAULT for a in _NOTHING if a not in template},
+        **{a: DEFAULT for a in NOTHING if a not in template},
         **{a: v for a, v in template.items() if a not in _GIVEN_BY_CALL},
     }
 

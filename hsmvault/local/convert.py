@@ -1,9 +1,11 @@
 """Values to messages of the local protocol, and back."""
 
+from collections.abc import Sequence
+
 from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.model.algorithms import Curve, KeySpec, KeyType
 from hsmvault.model.log import Epoch, Head, Position
-from hsmvault.model.material import Material
+from hsmvault.model.material import Blob, Generated, Material
 from hsmvault.model.stored import WrappedKey
 
 
@@ -23,14 +25,54 @@ def material(message: pb.Material) -> Material:
     wrapped, mac = wrapped_key(message.wrapped)
     return Material(
         version=wrapped.version,
-        spec=KeySpec(
-            KeyType(message.type),
-            message.bits,
-            Curve(message.curve) if message.curve else None,
-        ),
+        spec=_spec(message),
         public_key=message.public_key,
         wrapped=wrapped,
         mac=mac,
+    )
+
+
+def _spec(message: pb.Material | pb.FinishImportRequest) -> KeySpec:
+    return KeySpec(
+        KeyType(message.type),
+        message.bits,
+        Curve(message.curve) if message.curve else None,
+    )
+
+
+def finish_message(
+    import_id: str, version: str, blob: Blob, regions: Sequence[str]
+) -> pb.FinishImportRequest:
+    """Write what a partition needs to open what came under a wrapping key."""
+    return pb.FinishImportRequest(
+        import_id=import_id,
+        version=version,
+        type=blob.spec.type,
+        bits=blob.spec.bits,
+        curve=blob.spec.curve or "",
+        public_key=blob.public_key,
+        wrapped=blob.wrapped,
+        regions=regions,
+    )
+
+
+def blob(message: pb.FinishImportRequest) -> Blob:
+    """Read the blob back."""
+    return Blob(_spec(message), message.public_key, message.wrapped)
+
+
+def generated_message(made: Generated) -> pb.Generated:
+    """Write fresh material."""
+    return pb.Generated(
+        wrapped=[wrapped_message(one, b"") for one in made.wrapped],
+        public_key=made.public_key,
+    )
+
+
+def generated(message: pb.Generated) -> Generated:
+    """Read it back."""
+    return Generated(
+        tuple(wrapped_key(one)[0] for one in message.wrapped), message.public_key
     )
 
 

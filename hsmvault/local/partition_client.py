@@ -12,7 +12,7 @@ from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
 from hsmvault.model.errors import Overloaded, Unavailable
 from hsmvault.model.log import Head, Position
-from hsmvault.model.material import Material
+from hsmvault.model.material import Blob, Generated, Material
 from hsmvault.model.stored import WrappedKey
 from hsmvault.regions.layout import PARTITIONS, Layout
 from hsmvault.regions.ports import Arrived, Executed
@@ -279,6 +279,35 @@ class SiblingWitness:
                 continue
             return True
         return False
+
+    def holds_import(self, partition: str, import_id: str) -> bool:
+        """Tell whether that partition has the wrapping key."""
+        client = self._named(partition)
+        request = pb.HoldsImportRequest(import_id=import_id)
+        reply = client.call(client.stub.HoldsImport, request, timeout=QUICK_SECONDS)
+        return bool(reply.holds)
+
+    def finish_import(
+        self,
+        partition: str,
+        import_id: str,
+        version: str,
+        blob: Blob,
+        *,
+        regions: Sequence[str],
+    ) -> Generated:
+        """Have that partition open what came under its wrapping key, once."""
+        client = self._named(partition)
+        message = convert.finish_message(import_id, version, blob, regions)
+        return convert.generated(
+            client.call(client.stub.FinishImport, message, timeout=WORK_SECONDS)
+        )
+
+    def _named(self, partition: str) -> PartitionClient:
+        for client in self._siblings:
+            if client.name == partition:
+                return client
+        raise Unavailable("there is no partition {name} here", name=partition[:64])
 
     def close(self) -> None:
         """Close the connections."""

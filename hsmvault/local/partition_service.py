@@ -47,6 +47,25 @@ class PartitionService(pb_grpc.PartitionWorkServicer):
             self._duties.hsm.self_test(convert.material(request))
         return pb.SelfTestReply()
 
+    def HoldsImport(
+        self, request: pb.HoldsImportRequest, context: grpc.ServicerContext
+    ) -> pb.HoldsImportReply:
+        with told(context):
+            holds = self._duties.hsm.holds_import(request.import_id)
+        return pb.HoldsImportReply(holds=holds)
+
+    def FinishImport(
+        self, request: pb.FinishImportRequest, context: grpc.ServicerContext
+    ) -> pb.Generated:
+        with told(context):
+            made = self._duties.hsm.finish_import(
+                request.import_id,
+                request.version,
+                convert.blob(request),
+                regions=request.regions,
+            )
+        return convert.generated_message(made)
+
     def Mac(self, request: pb.MacRequest, context: grpc.ServicerContext) -> pb.MacReply:
         with told(context):
             return pb.MacReply(macs=self._duties.hsm.mac(request.statements))

@@ -19,6 +19,7 @@ class Permission(StrEnum):
     KEYS_CREATE = "keys/create"
     KEYS_ROTATE = "keys/rotate/action"
     KEYS_DELETE = "keys/delete"
+    KEYS_IMPORT = "keys/import/action"
     KEYS_ENCRYPT = "keys/encrypt/action"
     KEYS_DECRYPT = "keys/decrypt/action"
     KEYS_WRAP = "keys/wrap/action"
@@ -115,7 +116,6 @@ the RPC that asks for it, and the roles of its row hold it.
 
 LEFT_OUT: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "keys/import/action": "there is no ImportKey yet",
         "keys/backup/action": "there is no BackupKey yet",
         "keys/restore/action": "there is no RestoreKey yet",
         "keys/export/action": "no key leaves the vault in the clear",

@@ -61,6 +61,10 @@ class CiphertextInvalid(InvalidRequest):
     """Decryption or unwrapping failed. Deliberately says no more than that."""
 
 
+class KeyMaterialInvalid(InvalidRequest):
+    """The key to bring in is weak, inconsistent, or not what it is said to be."""
+
+
 class TooLarge(InvalidRequest):
     """A field or message is longer than the vault takes."""
 
@@ -143,6 +147,10 @@ class PrimaryUnavailable(WrongState):
 
 class LastAdministrator(WrongState):
     """The vault would be left without an Administrator at its root."""
+
+
+class ImportSpent(WrongState):
+    """The wrapping key was used, has expired, or ended with its partition."""
 
 
 class LimitReached(WrongState):

@@ -91,6 +91,8 @@ class VersionRecord(Record):
     update_ms: int
     enabled: bool = True
     state: VersionState = VersionState.ACTIVE
+    imported: bool = False
+    """It came from outside, where there may be copies of it."""
 
     @property
     def resource(self) -> str:

@@ -87,6 +87,7 @@ class Standing(StrEnum):
 OK: Final = "OK"
 
 _GONE: Final = dict.fromkeys((Standing.ABSENT, Standing.PURGED), "NOT_FOUND")
+_TAKEN: Final = dict.fromkeys(Standing, "ALREADY_EXISTS") | dict.fromkeys(_GONE, OK)
 _SEEN: Final = dict.fromkeys(Standing, OK) | _GONE | {Standing.DELETED: "NOT_FOUND"}
 _PAST: Final = _SEEN | dict.fromkeys(
     (Standing.DISABLED, Standing.VERSION_DISABLED, Standing.DELETED), "KEY_NOT_ENABLED"
@@ -98,8 +99,9 @@ _ENDED: Final = dict.fromkeys(Standing, "WRONG_STATE") | _GONE | {Standing.DELET
 
 ANSWERS: Final[Mapping[str, Mapping[Standing, str]]] = MappingProxyType(
     {
-        "CreateKey": dict.fromkeys(Standing, "ALREADY_EXISTS")
-        | dict.fromkeys(_GONE, OK),
+        "CreateKey": _TAKEN,
+        "ImportKey": _TAKEN,
+        "BeginImport": _TAKEN,
         "GetKey": _SEEN,
         "ListKeyVersions": _SEEN,
         "GetPublicKey": _SEEN,

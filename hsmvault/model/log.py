@@ -57,6 +57,8 @@ class Kind(StrEnum):
     ROLE_ASSIGNMENT = "role_assignment"
     KEY = "key"
     KEY_VERSION = "key_version"
+    IMPORT = "import"
+    """A wrapping key for one import, and whether it was used."""
     TOMBSTONE = "tombstone"
     """The resource is gone for good; the record says what it was."""
 

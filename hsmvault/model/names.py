@@ -107,6 +107,24 @@ def parse_rotation_policy(name: str) -> KeyName:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class ImportName:
+    """`imports/{import}`, a random 128-bit id in hex."""
+
+    id: str
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Parse `imports/{import}`, or raise MalformedName."""
+        match = _match(
+            rf"imports/(?P<id>{_VERSION})", name, "import", "imports/{32 hex digits}"
+        )
+        return cls(match["id"])
+
+    def __str__(self) -> str:
+        return f"imports/{self.id}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class RegionName:
     """`regions/{region}`."""
 

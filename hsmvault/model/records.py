@@ -4,6 +4,7 @@ from typing import Final
 
 from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
 from hsmvault.model.errors import IntegrityFailure
+from hsmvault.model.import_records import ImportRecord
 from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.log import Kind
 from hsmvault.model.record import Record
@@ -17,6 +18,7 @@ TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.ROLE_ASSIGNMENT: AssignmentRecord,
     Kind.KEY: KeyRecord,
     Kind.KEY_VERSION: VersionRecord,
+    Kind.IMPORT: ImportRecord,
     Kind.TOMBSTONE: TombstoneRecord,
 }
 """The type of record that each kind of entry carries."""

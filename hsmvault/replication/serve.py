@@ -42,6 +42,8 @@ FORWARDABLE: Final = frozenset(
     _KEYS + method
     for method in (
         "CreateKey",
+        "ImportKey",
+        "BeginImport",
         "UpdateKey",
         "UpdateKeyVersion",
         "RotateKey",

@@ -107,7 +107,7 @@ class PartitionServer:
         listeners.start()
 
         anchoring = Anchoring(hsm, store, remembering)
-        self._serve(memory, public, anchoring)
+        self._serve(memory, public, anchoring, hsm)
 
         report(Event.PROCESS_DRAINING, problem=self._lost)
         self._serving, self._problem = False, self._lost or "draining"
@@ -124,7 +124,11 @@ class PartitionServer:
         return ""
 
     def _serve(
-        self, memory: Memory, public: services.Services, anchoring: Anchoring
+        self,
+        memory: Memory,
+        public: services.Services,
+        anchoring: Anchoring,
+        hsm: Partition,
     ) -> None:
         """Watch over the copy of the log until the process is to end."""
         anchored = time.monotonic()
@@ -147,6 +151,7 @@ class PartitionServer:
                     report(Event.PROCESS_READY, position=self._position)
             self._serving, self._problem = serving, problem
             if time.monotonic() - anchored > ANCHOR_SECONDS:
+                hsm.end_imports((), now_ms=services.now_ms())
                 # Busy: the token remembers the head the next time.
                 with suppress(Overloaded):
                     anchoring.write()

@@ -717,3 +717,173 @@ class PublicKey(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PublicKey: _TypeAlias = PublicKey  # noqa: Y015
+
+@_typing.final
+class ImportKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    JWK_FIELD_NUMBER: _builtins.int
+    PKCS8_FIELD_NUMBER: _builtins.int
+    KEY_TRANSFER_BLOB_FIELD_NUMBER: _builtins.int
+    MATERIAL_CRC32C_FIELD_NUMBER: _builtins.int
+    IMPORT_NAME_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The id that becomes part of the name: `keys/{key_id}`."""
+    jwk: _builtins.bytes
+    """A JSON Web Key (RFC 7517) with its private parts: RSA with d, p, q, dp, dq and
+    qi, EC with d, oct with k. `key_ops`, `use` and `alg` limit the operations.
+    """
+    pkcs8: _builtins.bytes
+    """PKCS #8 (RFC 5958), DER or PEM, not encrypted: RSA or EC."""
+    key_transfer_blob: _builtins.bytes
+    """Under the wrapping key of BeginImport: CKM_RSA_AES_KEY_WRAP, that is an AES-256
+    key by RSA-OAEP with SHA-1, and after it, by AES-KWP (RFC 5649) under that key,
+    PKCS #8 (RSA, EC) or the bytes (oct). Either that, or Azure's JSON around it.
+    """
+    material_crc32c: _builtins.int
+    """Of the material's bytes; checked if sent."""
+    import_name: _builtins.str
+    """With a blob: the wrapping key, `imports/{import}`. With Azure's JSON, which names
+    it, it may be left out.
+    """
+    public_key: _builtins.bytes
+    """SubjectPublicKeyInfo, DER or PEM. Needed with a blob of an EC key; where it is
+    given, the material must belong to it.
+    """
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Decide as if it were meant, and change nothing (AIP-163)."""
+    @_builtins.property
+    def key(self) -> _resources_pb2.Key:
+        """As in CreateKey. `spec` is needed with a blob; otherwise it may be left out, and
+        must be the material's own where it is given.
+        """
+
+    @_builtins.property
+    def durability(self) -> _resources_pb2.Durability: ...
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        key: _resources_pb2.Key | None = ...,
+        jwk: _builtins.bytes = ...,
+        pkcs8: _builtins.bytes = ...,
+        key_transfer_blob: _builtins.bytes = ...,
+        material_crc32c: _builtins.int | None = ...,
+        import_name: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        request_id: _builtins.str = ...,
+        durability: _resources_pb2.Durability | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_material_crc32c", b"_material_crc32c", "durability", b"durability", "jwk", b"jwk", "key", b"key", "key_transfer_blob", b"key_transfer_blob", "material", b"material", "material_crc32c", b"material_crc32c", "pkcs8", b"pkcs8"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_material_crc32c", b"_material_crc32c", "durability", b"durability", "import_name", b"import_name", "jwk", b"jwk", "key", b"key", "key_id", b"key_id", "key_transfer_blob", b"key_transfer_blob", "material", b"material", "material_crc32c", b"material_crc32c", "pkcs8", b"pkcs8", "public_key", b"public_key", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__material_crc32c: _TypeAlias = _typing.Literal["material_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__material_crc32c: _TypeAlias = _typing.Literal["_material_crc32c", b"_material_crc32c"]  # noqa: Y015
+    _WhichOneofReturnType_material: _TypeAlias = _typing.Literal["jwk", "pkcs8", "key_transfer_blob"]  # noqa: Y015
+    _WhichOneofArgType_material: _TypeAlias = _typing.Literal["material", b"material"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__material_crc32c) -> _WhichOneofReturnType__material_crc32c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_material) -> _WhichOneofReturnType_material | None: ...
+
+Global___ImportKeyRequest: _TypeAlias = ImportKeyRequest  # noqa: Y015
+
+@_typing.final
+class BeginImportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    BITS_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The id of the key that is to be imported, and of no other."""
+    bits: _builtins.int
+    """2048 (default), 3072 or 4096."""
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Decide as if it were meant, and change nothing (AIP-163)."""
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """1 minute to 24 hours; default 1 hour."""
+
+    @_builtins.property
+    def durability(self) -> _resources_pb2.Durability: ...
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        bits: _builtins.int = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+        durability: _resources_pb2.Durability | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "durability", b"durability", "key_id", b"key_id", "lifetime", b"lifetime", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginImportRequest: _TypeAlias = BeginImportRequest  # noqa: Y015
+
+@_typing.final
+class Import(_message.Message):
+    """A wrapping key for one import."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    BITS_FIELD_NUMBER: _builtins.int
+    FORMATS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: `imports/{import}`."""
+    key: _builtins.str
+    """`keys/{key}`: the key that may be imported by it."""
+    public_key: _builtins.str
+    """PEM of its SubjectPublicKeyInfo."""
+    bits: _builtins.int
+    position: _builtins.str
+    @_builtins.property
+    def formats(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What ImportKey takes under it."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        key: _builtins.str = ...,
+        public_key: _builtins.str = ...,
+        bits: _builtins.int = ...,
+        formats: _abc.Iterable[_builtins.str] | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "create_time", b"create_time", "expire_time", b"expire_time", "formats", b"formats", "key", b"key", "name", b"name", "position", b"position", "public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Import: _TypeAlias = Import  # noqa: Y015

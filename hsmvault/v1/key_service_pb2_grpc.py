@@ -112,6 +112,16 @@ class KeyServiceStub:
                 request_serializer=hsmvault_dot_v1_dot_key__service__pb2.PurgeKeyRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_v1_dot_key__service__pb2.PurgeKeyResponse.FromString,
                 _registered_method=True)
+        self.ImportKey = channel.unary_unary(
+                '/hsmvault.v1.KeyService/ImportKey',
+                request_serializer=hsmvault_dot_v1_dot_key__service__pb2.ImportKeyRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_resources__pb2.Key.FromString,
+                _registered_method=True)
+        self.BeginImport = channel.unary_unary(
+                '/hsmvault.v1.KeyService/BeginImport',
+                request_serializer=hsmvault_dot_v1_dot_key__service__pb2.BeginImportRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_key__service__pb2.Import.FromString,
+                _registered_method=True)
         self.GetPublicKey = channel.unary_unary(
                 '/hsmvault.v1.KeyService/GetPublicKey',
                 request_serializer=hsmvault_dot_v1_dot_key__service__pb2.GetPublicKeyRequest.SerializeToString,
@@ -234,6 +244,23 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportKey(self, request, context):
+        """Brings in a key from outside: in the clear over TLS, or under the wrapping key of
+        BeginImport. It is unwrapped and proven in the HSM, and from then on as if it had
+        been made there. An existing or deleted name is ALREADY_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginImport(self, request, context):
+        """Makes a wrapping key in the HSM for one import. Its private half stays in the
+        process of one partition: it ends with it, when it was used, and when it expires.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPublicKey(self, request, context):
         """Returns the public half of a version of an RSA or EC key.
         """
@@ -318,6 +345,16 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.PurgeKey,
                     request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.PurgeKeyRequest.FromString,
                     response_serializer=hsmvault_dot_v1_dot_key__service__pb2.PurgeKeyResponse.SerializeToString,
+            ),
+            'ImportKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportKey,
+                    request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.ImportKeyRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_resources__pb2.Key.SerializeToString,
+            ),
+            'BeginImport': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginImport,
+                    request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.BeginImportRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_key__service__pb2.Import.SerializeToString,
             ),
             'GetPublicKey': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPublicKey,
@@ -732,6 +769,60 @@ class KeyService:
             '/hsmvault.v1.KeyService/PurgeKey',
             hsmvault_dot_v1_dot_key__service__pb2.PurgeKeyRequest.SerializeToString,
             hsmvault_dot_v1_dot_key__service__pb2.PurgeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.KeyService/ImportKey',
+            hsmvault_dot_v1_dot_key__service__pb2.ImportKeyRequest.SerializeToString,
+            hsmvault_dot_v1_dot_resources__pb2.Key.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginImport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.KeyService/BeginImport',
+            hsmvault_dot_v1_dot_key__service__pb2.BeginImportRequest.SerializeToString,
+            hsmvault_dot_v1_dot_key__service__pb2.Import.FromString,
             options,
             channel_credentials,
             insecure,

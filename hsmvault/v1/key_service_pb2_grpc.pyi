@@ -75,6 +75,15 @@ class KeyServiceStub:
     """Brings a deleted key back exactly as it was."""
     PurgeKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.PurgeKeyRequest, _key_service_pb2.PurgeKeyResponse]
     """Ends a deleted key for good, in every region."""
+    ImportKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ImportKeyRequest, _resources_pb2.Key]
+    """Brings in a key from outside: in the clear over TLS, or under the wrapping key of
+    BeginImport. It is unwrapped and proven in the HSM, and from then on as if it had
+    been made there. An existing or deleted name is ALREADY_EXISTS.
+    """
+    BeginImport: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.BeginImportRequest, _key_service_pb2.Import]
+    """Makes a wrapping key in the HSM for one import. Its private half stays in the
+    process of one partition: it ends with it, when it was used, and when it expires.
+    """
     GetPublicKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetPublicKeyRequest, _key_service_pb2.PublicKey]
     """Returns the public half of a version of an RSA or EC key."""
 
@@ -124,6 +133,15 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Brings a deleted key back exactly as it was."""
     PurgeKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.PurgeKeyRequest, _key_service_pb2.PurgeKeyResponse]  # type: ignore[assignment]
     """Ends a deleted key for good, in every region."""
+    ImportKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ImportKeyRequest, _resources_pb2.Key]  # type: ignore[assignment]
+    """Brings in a key from outside: in the clear over TLS, or under the wrapping key of
+    BeginImport. It is unwrapped and proven in the HSM, and from then on as if it had
+    been made there. An existing or deleted name is ALREADY_EXISTS.
+    """
+    BeginImport: _aio.UnaryUnaryMultiCallable[_key_service_pb2.BeginImportRequest, _key_service_pb2.Import]  # type: ignore[assignment]
+    """Makes a wrapping key in the HSM for one import. Its private half stays in the
+    process of one partition: it ends with it, when it was used, and when it expires.
+    """
     GetPublicKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetPublicKeyRequest, _key_service_pb2.PublicKey]  # type: ignore[assignment]
     """Returns the public half of a version of an RSA or EC key."""
 
@@ -260,6 +278,27 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.PurgeKeyResponse, _abc.Awaitable[_key_service_pb2.PurgeKeyResponse]]:
         """Ends a deleted key for good, in every region."""
+
+    @_abc_1.abstractmethod
+    def ImportKey(
+        self,
+        request: _key_service_pb2.ImportKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resources_pb2.Key, _abc.Awaitable[_resources_pb2.Key]]:
+        """Brings in a key from outside: in the clear over TLS, or under the wrapping key of
+        BeginImport. It is unwrapped and proven in the HSM, and from then on as if it had
+        been made there. An existing or deleted name is ALREADY_EXISTS.
+        """
+
+    @_abc_1.abstractmethod
+    def BeginImport(
+        self,
+        request: _key_service_pb2.BeginImportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.Import, _abc.Awaitable[_key_service_pb2.Import]]:
+        """Makes a wrapping key in the HSM for one import. Its private half stays in the
+        process of one partition: it ends with it, when it was used, and when it expires.
+        """
 
     @_abc_1.abstractmethod
     def GetPublicKey(

@@ -254,6 +254,7 @@ class KeyVersion(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    IMPORTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: `keys/{key}/versions/{version}`."""
     enabled: _builtins.bool
@@ -263,6 +264,8 @@ class KeyVersion(_message.Message):
     """Whether requests that name no version use this one."""
     etag: _builtins.str
     position: _builtins.str
+    imported: _builtins.bool
+    """It came from outside, where there may be copies of it."""
     @_builtins.property
     def spec(self) -> Global___KeySpec: ...
     @_builtins.property
@@ -286,10 +289,11 @@ class KeyVersion(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         position: _builtins.str = ...,
+        imported: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "create_time", b"create_time", "enabled", b"enabled", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "create_time", b"create_time", "current", b"current", "enabled", b"enabled", "etag", b"etag", "name", b"name", "position", b"position", "regions", b"regions", "spec", b"spec", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "create_time", b"create_time", "current", b"current", "enabled", b"enabled", "etag", b"etag", "imported", b"imported", "name", b"name", "position", b"position", "regions", b"regions", "spec", b"spec", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015

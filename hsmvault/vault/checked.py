@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
 from hsmvault.model.errors import IntegrityFailure
+from hsmvault.model.import_records import ImportRecord
 from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.log import Kind, Position
 from hsmvault.model.record import Record, etag
@@ -24,6 +25,7 @@ KINDS: dict[type[Record], Kind] = {
     AssignmentRecord: Kind.ROLE_ASSIGNMENT,
     KeyRecord: Kind.KEY,
     VersionRecord: Kind.KEY_VERSION,
+    ImportRecord: Kind.IMPORT,
     TombstoneRecord: Kind.TOMBSTONE,
 }
 

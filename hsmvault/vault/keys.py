@@ -1,7 +1,8 @@
 """Making keys and versions of them, in numbered steps whose order is the design."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import AlreadyExists, KeyNotEnabled, NotDue, NotFound
@@ -12,11 +13,14 @@ from hsmvault.model.names import KeyName
 from hsmvault.model.stored import WrappedKey
 from hsmvault.vault.checked import Found
 from hsmvault.vault.memory import Memory
-from hsmvault.vault.ports import Clock, Hsm, Material, Store, Witness
+from hsmvault.vault.ports import Clock, Generated, Hsm, Material, Store, Witness
 from hsmvault.vault.quotas import require_key_room, require_version_room
 from hsmvault.vault.settings import KeySettings
 from hsmvault.vault.view import View
 from hsmvault.vault.writing import Draft, Request, Writer, require_etag
+
+Source: TypeAlias = Callable[[str, Sequence[str]], Generated]
+"""Gives the material of a version, wrapped for each region."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +45,15 @@ class KeyMaker:
     """128 random bits in hex."""
 
     def create(
-        self, request: Request, name: KeyName, spec: KeySpec, settings: KeySettings
+        self,
+        request: Request,
+        name: KeyName,
+        spec: KeySpec,
+        settings: KeySettings,
+        *,
+        material: Source | None = None,
     ) -> Found[KeyRecord]:
-        """Make a key and its first version.
+        """Make a key and its first version, of `material` that comes from outside.
 
         The order is what makes a crash harmless. Before step 6 nobody can name the
         key, and nothing of it is left in a partition or in the store; after it, the
@@ -53,11 +63,12 @@ class KeyMaker:
         settings.require_valid(spec)
 
         def decide(view: View) -> Draft[KeyRecord]:
-            self._require_free(name)
+            self.require_free(name)
             require_key_room(self.store, view.vault)
             # 2. to 4.
             new = self._new(str(name), self.new_id(), spec, view, VersionState.ACTIVE)
-            made = self._make(request, new, view)
+            new = replace(new, imported=material is not None)
+            made = self._make(request, new, view, material or self._generated(spec))
             # 5. The records; the writer MACs them.
             key = KeyRecord(
                 name=str(name),
@@ -135,7 +146,7 @@ class KeyMaker:
         alone = len(view.receiving) == 1
         state = VersionState.ACTIVE if alone else VersionState.PENDING
         new = self._new(key.name, key.incarnation, key.spec, view, state)
-        made = self._make(request, new, view)
+        made = self._make(request, new, view, self._generated(key.spec))
         version = made.version
         if not alone and key.rotation is None:
             return Draft(
@@ -184,12 +195,17 @@ class KeyMaker:
             state=state,
         )
 
-    def _make(self, request: Request, new: VersionRecord, view: View) -> _Made:
+    def _generated(self, spec: KeySpec) -> Source:
+        return lambda id_, regions: self.hsm.generate(id_, spec, regions=regions)
+
+    def _make(
+        self, request: Request, new: VersionRecord, view: View, source: Source
+    ) -> _Made:
         if request.validate_only:
             return _Made(new, ())
         id_, spec = new.version, new.spec
         # 2. Make the material and wrap it for every region, in one call to the HSM.
-        generated = self.hsm.generate(id_, spec, regions=view.receiving)
+        generated = source(id_, view.receiving)
         # 3. MAC what was wrapped: from here on nobody can exchange it.
         macs = self.hsm.mac(
             [w.statement(view.vault.vault_id) for w in generated.wrapped]
@@ -203,7 +219,8 @@ class KeyMaker:
             self.hsm.self_test(material)
         return _Made(replace(new, public_key=generated.public_key), wrapped)
 
-    def _require_free(self, name: KeyName) -> None:
+    def require_free(self, name: KeyName) -> None:
+        """Raise AlreadyExists if a key has this name, live or deleted."""
         held = self.memory.key(f"keys/{name.folded}")
         if held is None:
             return

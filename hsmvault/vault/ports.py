@@ -12,8 +12,10 @@ from hsmvault.model.algorithms import Algorithm, KeySpec
 from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, RequestMark
 
 # Known by these names here too: the rooms above speak of the vault's ports.
+from hsmvault.model.material import Blob as Blob  # noqa: PLC0414
 from hsmvault.model.material import Generated as Generated  # noqa: PLC0414
 from hsmvault.model.material import Material as Material  # noqa: PLC0414
+from hsmvault.model.material import Plain as Plain  # noqa: PLC0414
 from hsmvault.model.material import Sealed as Sealed  # noqa: PLC0414
 from hsmvault.model.stored import StoredRecord, WrappedKey
 
@@ -36,6 +38,32 @@ class Hsm(Protocol):
         The own region gets it under its region key, others under the pair key towards
         them. Raises NotSupported where the token cannot make or wrap such a key.
         """
+
+    def bring(self, version: str, plain: Plain, *, regions: Sequence[str]) -> Generated:
+        """Bring in material that came in the clear, as if it had been made here.
+
+        Raises KeyMaterialInvalid if it is weak, or not what it is said to be.
+        """
+
+    def begin_import(self, import_id: str, bits: int, *, expire_ms: int) -> bytes:
+        """Make a wrapping key that nobody but this process can use, once.
+
+        Answers its public half. It ends with the process. Raises LimitReached.
+        """
+
+    def holds_import(self, import_id: str) -> bool:
+        """Tell whether the wrapping key is here."""
+
+    def finish_import(
+        self, import_id: str, version: str, blob: Blob, *, regions: Sequence[str]
+    ) -> Generated:
+        """Open what came under a wrapping key; it is gone in every case.
+
+        Raises ImportSpent if it is not here, and KeyMaterialInvalid.
+        """
+
+    def end_imports(self, import_ids: Sequence[str], *, now_ms: int) -> None:
+        """Destroy these wrapping keys, and all that expired."""
 
     def self_test(self, material: Material) -> None:
         """Open it and use it once. Raises WrappedKeyInvalid if it is not as it says."""
@@ -228,13 +256,27 @@ class CounterStore(Protocol):
 
 
 class Witness(Protocol):
-    """The region's other partitions, for the self-test of fresh material."""
+    """The region's other partitions, for what is not left to this one alone."""
 
     def self_test(self, material: Material) -> bool:
         """Have a healthy sibling open and use it; False: no sibling answers.
 
         Raises WrappedKeyInvalid when a sibling could not use it.
         """
+
+    def holds_import(self, partition: str, import_id: str) -> bool:
+        """Tell whether that partition has the wrapping key. Raises Unavailable."""
+
+    def finish_import(
+        self,
+        partition: str,
+        import_id: str,
+        version: str,
+        blob: Blob,
+        *,
+        regions: Sequence[str],
+    ) -> Generated:
+        """Have that partition do what `Hsm.finish_import` does, once."""
 
 
 class Durability(Protocol):

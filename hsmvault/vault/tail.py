@@ -49,7 +49,7 @@ class Tail:
         elif entry.kind is Kind.REGION:
             self.regions.add(entry.resource)
             self.regions_index = index
-        else:
+        elif entry.kind is not Kind.IMPORT:  # those are read when they are asked for
             self._add_key(entry)
 
     def _add_key(self, entry: Entry) -> None:

@@ -43,6 +43,16 @@ def _grant(one: Served, principal: str) -> Any:
 
 WRITES: dict[str, Callable[[Served], Any]] = {
     "CreateKey": lambda one: _create(one, "fresh"),
+    "ImportKey": lambda one: one.uma.keys.ImportKey(
+        keys.ImportKeyRequest(
+            key_id="brought",
+            jwk=b'{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAA"}',
+            validate_only=True,
+        )
+    ),
+    "BeginImport": lambda one: one.uma.keys.BeginImport(
+        keys.BeginImportRequest(key_id="brought", validate_only=True)
+    ),
     "UpdateKey": lambda one: one.uma.keys.UpdateKey(
         keys.UpdateKeyRequest(
             key=Key(name="keys/live", deletion_protection=True), validate_only=True

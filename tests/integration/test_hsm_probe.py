@@ -19,7 +19,7 @@ pytestmark = pytest.mark.softhsm
 
 @pytest.fixture
 def session(loaded: Loaded) -> Iterator[Any]:
-    session = loaded.open("north", "p0", sessions=1)._core._fresh()
+    session = loaded.open("north", "p0", sessions=1)._core.fresh()
     yield session
     session.close()
 

@@ -156,7 +156,7 @@ def test_the_session_given_back_last_is_leased_first(loaded: Loaded) -> None:
 
 
 def test_whoever_waits_too_long_for_a_session_is_told(loaded: Loaded) -> None:
-    raw = loaded.open("north", "p0", sessions=1)._core._fresh()
+    raw = loaded.open("north", "p0", sessions=1)._core.fresh()
     sessions = Sessions([Session(raw)], open_keys=1, patience=0.05)
     leased = sessions.take()
 
@@ -168,7 +168,7 @@ def test_whoever_waits_too_long_for_a_session_is_told(loaded: Loaded) -> None:
 
 
 def test_nobody_who_waits_is_overlooked(loaded: Loaded) -> None:
-    raw = loaded.open("north", "p0", sessions=1)._core._fresh()
+    raw = loaded.open("north", "p0", sessions=1)._core.fresh()
     sessions = Sessions([Session(raw)], open_keys=1, patience=60)
     inside: list[int] = []
 

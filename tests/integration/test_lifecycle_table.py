@@ -117,6 +117,15 @@ ASK: Final[Mapping[str, Callable[[Caller, Made], Any]]] = {
             key=Key(spec=KeySpec(type="oct", bits=256)),
         )
     ),
+    "ImportKey": lambda c, m: c.keys.ImportKey(
+        keys.ImportKeyRequest(
+            key_id=m.key.name.removeprefix("keys/"),
+            jwk=b'{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAA"}',
+        )
+    ),
+    "BeginImport": lambda c, m: c.keys.BeginImport(
+        keys.BeginImportRequest(key_id=m.key.name.removeprefix("keys/"))
+    ),
     "GetKey": lambda c, m: c.keys.GetKey(keys.GetKeyRequest(name=m.key.name)),
     "ListKeyVersions": lambda c, m: c.keys.ListKeyVersions(
         keys.ListKeyVersionsRequest(parent=m.key.name)

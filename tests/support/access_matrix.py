@@ -163,6 +163,13 @@ def _new(key: str) -> keys.CreateKeyRequest:
     return keys.CreateKeyRequest(key_id=key, key=Key(spec=KeySpec(type=kind)))
 
 
+def _import(key: str) -> keys.ImportKeyRequest:
+    known = b'{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAA"}'
+    return keys.ImportKeyRequest(
+        key_id=key, jwk=b"none" if key.endswith("unknown") else known
+    )
+
+
 def _assign(key: str) -> access.CreateRoleAssignmentRequest:
     return access.CreateRoleAssignmentRequest(
         role_assignment=RoleAssignment(principal="?", scope=f"/keys/{key}")
@@ -182,6 +189,13 @@ def _add_region() -> regions.AddRegionRequest:
 
 _KEYS: Final = {
     "CreateKey": _key("keys/create", "ec", _new, (TAKEN, TAKEN, INVALID)),
+    "ImportKey": _key("keys/import/action", "ec", _import, (TAKEN, TAKEN, INVALID)),
+    "BeginImport": _key(
+        "keys/import/action",
+        "ec",
+        lambda key: keys.BeginImportRequest(key_id=key, validate_only=True),
+        (TAKEN, TAKEN, OK),
+    ),
     "GetKey": _key(
         "keys/read/action",
         "ec",

@@ -35,14 +35,18 @@ from hsmvault.model.algorithms import CBC, CBC_PAD, Algorithm, Curve, KeySpec, K
 from hsmvault.model.errors import (
     CiphertextInvalid,
     DigestInvalid,
+    ImportSpent,
     IntegrityFailure,
     InvalidRequest,
+    KeyMaterialInvalid,
+    LimitReached,
     RegionNotReady,
     WrappedKeyInvalid,
 )
 from hsmvault.model.log import Head
-from hsmvault.model.material import Generated, Material, Sealed
+from hsmvault.model.material import Blob, Generated, Material, Plain, Sealed
 from hsmvault.model.stored import KWP, WrappedKey, pair_key_name, region_key_name
+from hsmvault.model.weakness import require_strong_rsa
 
 Secret: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | bytes
 
@@ -57,6 +61,10 @@ CURVES: Final[Mapping[Curve, ec.EllipticCurve]] = MappingProxyType(
 _HASHES: Final[Mapping[str, hashes.HashAlgorithm]] = MappingProxyType(
     {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
 )
+
+
+IMPORTS_MAX: Final = 64
+_OAEP_SHA1: Final = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303  # what CKM_RSA_AES_KEY_WRAP means
 
 
 class FakeCounters:
@@ -119,6 +127,7 @@ class FakeHsm:
         self.anchor: Head | None = None
         self.generation = 0
         self.opened: dict[str, Secret] = {}
+        self.imports: dict[str, tuple[rsa.RSAPrivateKey, int]] = {}
 
     def add_pair(self, other: str) -> None:
         """Install the pair keys to and from `other`, as a ceremony would."""
@@ -159,6 +168,45 @@ class FakeHsm:
             tuple(self._wrap_for(version, region, secret) for region in regions),
             b"" if isinstance(secret, bytes) else _spki(secret.public_key()),
         )
+
+    def bring(self, version: str, plain: Plain, *, regions: Sequence[str]) -> Generated:
+        """Bring in what came in the clear."""
+        return self._bring(
+            version, plain.spec, plain.public_key, plain.secret, regions=regions
+        )
+
+    def begin_import(self, import_id: str, bits: int, *, expire_ms: int) -> bytes:
+        """Make a wrapping key."""
+        if len(self.imports) >= IMPORTS_MAX:
+            raise LimitReached("{most} imports wait here", most=IMPORTS_MAX)
+        key = rsa.generate_private_key(65537, bits)
+        self.imports[import_id] = key, expire_ms
+        return _spki(key.public_key())
+
+    def holds_import(self, import_id: str) -> bool:
+        """Tell whether it is here."""
+        return import_id in self.imports
+
+    def finish_import(
+        self, import_id: str, version: str, blob: Blob, *, regions: Sequence[str]
+    ) -> Generated:
+        """Open what came under it, once."""
+        key, _ = self.imports.pop(import_id, (None, 0))
+        if key is None:
+            raise ImportSpent("imports/{id} is not here", id=import_id)
+        size = key.key_size // 8
+        try:
+            carrier = key.decrypt(blob.wrapped[:size], _OAEP_SHA1)
+            secret = keywrap.aes_key_unwrap_with_padding(carrier, blob.wrapped[size:])
+        except (ValueError, keywrap.InvalidUnwrap) as error:
+            raise KeyMaterialInvalid("the key does not open") from error
+        return self._bring(version, blob.spec, blob.public_key, secret, regions=regions)
+
+    def end_imports(self, import_ids: Sequence[str], *, now_ms: int) -> None:
+        """Forget these, and all that expired."""
+        for id_, (_, expire_ms) in list(self.imports.items()):
+            if id_ in import_ids or expire_ms <= now_ms:
+                del self.imports[id_]
 
     def self_test(self, material: Material) -> None:
         """Open it anew; the public half must be its own."""
@@ -342,6 +390,31 @@ class FakeHsm:
 
     # --- inside --------------------------------------------------------------
 
+    def _bring(
+        self,
+        version: str,
+        spec: KeySpec,
+        public_key: bytes,
+        raw: bytes,
+        *,
+        regions: Sequence[str],
+    ) -> Generated:
+        if spec.type is KeyType.OCT:
+            if len(raw) * 8 != spec.bits:
+                raise KeyMaterialInvalid("the key has another size")
+            secret: Secret = raw
+        else:
+            secret = _brought(spec, raw)
+            if public_key not in {_spki(secret.public_key())} | (
+                {b""} if spec.type is KeyType.RSA else set()
+            ):
+                raise KeyMaterialInvalid("the key has another public half")
+            public_key = _spki(secret.public_key())
+        return Generated(
+            tuple(self._wrap_for(version, region, secret) for region in regions),
+            public_key,
+        )
+
     def _pair_names(self, other: str) -> tuple[str, str]:
         return pair_key_name(self.region, other), pair_key_name(other, self.region)
 
@@ -394,6 +467,27 @@ class FakeHsm:
         if _spki(key.public_key()) != public_key:
             raise WrappedKeyInvalid("the wrapped key has another public half")
         return key
+
+
+def _brought(
+    spec: KeySpec, raw: bytes
+) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    try:
+        key = load_der_private_key(raw, None)
+    except ValueError as error:
+        raise KeyMaterialInvalid("the key does not open as such") from error
+    if isinstance(key, rsa.RSAPrivateKey) and spec.type is KeyType.RSA:
+        numbers = key.public_key().public_numbers()
+        require_strong_rsa(numbers.n, numbers.e)
+        if key.key_size == spec.bits:
+            return key
+    if (
+        isinstance(key, ec.EllipticCurvePrivateKey)
+        and spec.curve is not None
+        and key.curve.name == CURVES[spec.curve].name
+    ):
+        return key
+    raise KeyMaterialInvalid("the key is not of type {spec}", spec=spec)
 
 
 def _generate(spec: KeySpec) -> Secret:

@@ -6,7 +6,7 @@ connection of its own, as two processes have.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from hsmvault.model.access import (
     RoleDefinition,
 )
 from hsmvault.model.access_records import AssignmentRecord
-from hsmvault.model.errors import PrimaryUnknown
+from hsmvault.model.errors import PrimaryUnknown, Unavailable
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import GENESIS, Epoch, Kind, Position
 from hsmvault.model.orders import Terms
@@ -54,8 +54,10 @@ from hsmvault.v1.vault_service_pb2_grpc import VaultServiceStub
 from hsmvault.vault.checked import KINDS
 from hsmvault.vault.ports import (
     Awaited,
+    Blob,
     Change,
     FollowerState,
+    Generated,
     Material,
     PartitionState,
     RemovalOrder,
@@ -74,11 +76,34 @@ ROLES = {
 """Callers of the region, by common name, and the role each has at `/`."""
 
 
-class NoSibling:
-    """A witness without siblings."""
+@dataclass
+class Siblings:
+    """The other partitions of the region, by name; without any, nobody answers."""
+
+    others: Mapping[str, FakeHsm] = field(default_factory=dict)
 
     def self_test(self, _material: Material, /) -> bool:
         return False
+
+    def holds_import(self, partition: str, import_id: str) -> bool:
+        return self._one(partition).holds_import(import_id)
+
+    def finish_import(
+        self,
+        partition: str,
+        import_id: str,
+        version: str,
+        blob: Blob,
+        *,
+        regions: Sequence[str],
+    ) -> Generated:
+        one = self._one(partition)
+        return one.finish_import(import_id, version, blob, regions=regions)
+
+    def _one(self, partition: str) -> FakeHsm:
+        if partition not in self.others:
+            raise Unavailable("partition {name} does not answer", name=partition)
+        return self.others[partition]
 
 
 @dataclass
@@ -280,6 +305,7 @@ def served(
     observers: Sequence[Observer] = (),
     issuers: Sequence[Issuer] = (),
     door: Door | None = None,
+    siblings: Siblings | None = None,
 ) -> Iterator[Served]:
     """Serve a region whose store lies in `directory`; founded if it is empty."""
     hsm = FakeHsm(partition, own, keys, vault_id=VAULT_ID)
@@ -301,7 +327,7 @@ def served(
             store=store,
             counters=counters,
             hsm=hsm,
-            witness=NoSibling(),
+            witness=siblings or Siblings(),
             manager=manager,
             partitions=OnePartition(),
             clock=clock,

@@ -13,6 +13,7 @@ from hsmvault.model.algorithms import (
     KeyType,
     Operation,
 )
+from hsmvault.model.import_records import ImportRecord
 from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState, RegionState, VersionState
 from hsmvault.model.log import Entry, Epoch, Kind, Position, RequestMark
@@ -120,6 +121,20 @@ _definitions = st.builds(
     author=text,
     removed=st.booleans(),
 )
+_imports = st.builds(
+    ImportRecord,
+    name=version_ids.map(lambda i: f"imports/{i}"),
+    revision=revisions,
+    key=key_names.map(str),
+    bits=st.sampled_from(SIZES[KeyType.RSA]),
+    public_key=st.binary(max_size=50),
+    region=region_ids,
+    partition=text,
+    author=text,
+    create_ms=times,
+    expire_ms=times,
+    used_ms=times,
+)
 _assignments = st.builds(
     AssignmentRecord,
     name=ids.map(lambda i: f"roleAssignments/{i}"),
@@ -186,6 +201,7 @@ RECORDS: dict[Kind, st.SearchStrategy[Record]] = {
     Kind.ROLE_ASSIGNMENT: _assignments,
     Kind.KEY: _keys,
     Kind.KEY_VERSION: _versions,
+    Kind.IMPORT: _imports,
     Kind.TOMBSTONE: _tombstones,
 }
 """Records of each kind that the log carries."""

@@ -30,7 +30,7 @@ from hsmvault.vault.settings import KeyPatch, KeySettings
 from hsmvault.vault.view import Caller
 from hsmvault.vault.writing import Request, Writer
 from tests.support.fakes import FakeHsm
-from tests.support.served import VAULT_ID, NoSibling, change, genesis, region
+from tests.support.served import VAULT_ID, Siblings, change, genesis, region
 
 NORTH = Epoch(1, "north")
 NAME = KeyName("a")
@@ -116,7 +116,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         memory = Memory(store, hsm, region="north")
         writer = Writer(store, hsm, memory, lambda: 5)
         maker = KeyMaker(
-            store, hsm, NoSibling(), memory, writer, lambda: 5, lambda: next(ids)
+            store, hsm, Siblings(), memory, writer, lambda: 5, lambda: next(ids)
         )
         life = KeyLife(
             memory,

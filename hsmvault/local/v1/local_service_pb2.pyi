@@ -150,6 +150,112 @@ class SelfTestReply(_message.Message):
 Global___SelfTestReply: _TypeAlias = SelfTestReply  # noqa: Y015
 
 @_typing.final
+class HoldsImportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMPORT_ID_FIELD_NUMBER: _builtins.int
+    import_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        import_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_id", b"import_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldsImportRequest: _TypeAlias = HoldsImportRequest  # noqa: Y015
+
+@_typing.final
+class HoldsImportReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDS_FIELD_NUMBER: _builtins.int
+    holds: _builtins.bool
+    def __init__(
+        self,
+        *,
+        holds: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds", b"holds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldsImportReply: _TypeAlias = HoldsImportReply  # noqa: Y015
+
+@_typing.final
+class FinishImportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMPORT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    BITS_FIELD_NUMBER: _builtins.int
+    CURVE_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    WRAPPED_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    import_id: _builtins.str
+    version: _builtins.str
+    type: _builtins.str
+    """A KeySpec: type, bits, curve."""
+    bits: _builtins.int
+    curve: _builtins.str
+    public_key: _builtins.bytes
+    wrapped: _builtins.bytes
+    """Under the import's wrapping key."""
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        import_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+        type: _builtins.str = ...,
+        bits: _builtins.int = ...,
+        curve: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        wrapped: _builtins.bytes = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "curve", b"curve", "import_id", b"import_id", "public_key", b"public_key", "regions", b"regions", "type", b"type", "version", b"version", "wrapped", b"wrapped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishImportRequest: _TypeAlias = FinishImportRequest  # noqa: Y015
+
+@_typing.final
+class Generated(_message.Message):
+    """Without MACs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRAPPED_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.bytes
+    @_builtins.property
+    def wrapped(self) -> _containers.RepeatedCompositeFieldContainer[Global___WrappedKey]: ...
+    def __init__(
+        self,
+        *,
+        wrapped: _abc.Iterable[Global___WrappedKey] | None = ...,
+        public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["public_key", b"public_key", "wrapped", b"wrapped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Generated: _TypeAlias = Generated  # noqa: Y015
+
+@_typing.final
 class MacRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -75,6 +75,16 @@ class PartitionWorkStub:
                 request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.Head.SerializeToString,
                 response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.WriteAnchorReply.FromString,
                 _registered_method=True)
+        self.HoldsImport = channel.unary_unary(
+                '/hsmvault.local.v1.PartitionWork/HoldsImport',
+                request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.HoldsImportRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.HoldsImportReply.FromString,
+                _registered_method=True)
+        self.FinishImport = channel.unary_unary(
+                '/hsmvault.local.v1.PartitionWork/FinishImport',
+                request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.FinishImportRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.Generated.FromString,
+                _registered_method=True)
         self.Execute = channel.unary_unary(
                 '/hsmvault.local.v1.PartitionWork/Execute',
                 request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ForwardRequest.SerializeToString,
@@ -139,6 +149,19 @@ class PartitionWorkServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HoldsImport(self, request, context):
+        """An import's wrapping key is in the process of one partition alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishImport(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Execute(self, request, context):
         """Runs a public RPC on behalf of a caller of another region.
         """
@@ -195,6 +218,16 @@ def add_PartitionWorkServicer_to_server(servicer, server):
                     servicer.WriteAnchor,
                     request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.Head.FromString,
                     response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.WriteAnchorReply.SerializeToString,
+            ),
+            'HoldsImport': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldsImport,
+                    request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.HoldsImportRequest.FromString,
+                    response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.HoldsImportReply.SerializeToString,
+            ),
+            'FinishImport': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishImport,
+                    request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.FinishImportRequest.FromString,
+                    response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.Generated.SerializeToString,
             ),
             'Execute': grpc.unary_unary_rpc_method_handler(
                     servicer.Execute,
@@ -424,6 +457,60 @@ class PartitionWork:
             '/hsmvault.local.v1.PartitionWork/WriteAnchor',
             hsmvault_dot_local_dot_v1_dot_local__service__pb2.Head.SerializeToString,
             hsmvault_dot_local_dot_v1_dot_local__service__pb2.WriteAnchorReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldsImport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.local.v1.PartitionWork/HoldsImport',
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.HoldsImportRequest.SerializeToString,
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.HoldsImportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishImport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.local.v1.PartitionWork/FinishImport',
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.FinishImportRequest.SerializeToString,
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.Generated.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,9 @@ class PartitionWorkStub:
     SignStatement: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.SignStatementRequest, _local_service_pb2.SignStatementReply]
     PairKeys: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.PairKeysRequest, _local_service_pb2.PairKeysReply]
     WriteAnchor: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.Head, _local_service_pb2.WriteAnchorReply]
+    HoldsImport: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.HoldsImportRequest, _local_service_pb2.HoldsImportReply]
+    """An import's wrapping key is in the process of one partition alone."""
+    FinishImport: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.FinishImportRequest, _local_service_pb2.Generated]
     Execute: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.ForwardRequest, _local_service_pb2.ForwardReply]
     """Runs a public RPC on behalf of a caller of another region."""
     Upkeep: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.UpkeepRequest, _local_service_pb2.UpkeepReply]
@@ -59,6 +62,9 @@ class PartitionWorkAsyncStub(PartitionWorkStub):
     SignStatement: _aio.UnaryUnaryMultiCallable[_local_service_pb2.SignStatementRequest, _local_service_pb2.SignStatementReply]  # type: ignore[assignment]
     PairKeys: _aio.UnaryUnaryMultiCallable[_local_service_pb2.PairKeysRequest, _local_service_pb2.PairKeysReply]  # type: ignore[assignment]
     WriteAnchor: _aio.UnaryUnaryMultiCallable[_local_service_pb2.Head, _local_service_pb2.WriteAnchorReply]  # type: ignore[assignment]
+    HoldsImport: _aio.UnaryUnaryMultiCallable[_local_service_pb2.HoldsImportRequest, _local_service_pb2.HoldsImportReply]  # type: ignore[assignment]
+    """An import's wrapping key is in the process of one partition alone."""
+    FinishImport: _aio.UnaryUnaryMultiCallable[_local_service_pb2.FinishImportRequest, _local_service_pb2.Generated]  # type: ignore[assignment]
     Execute: _aio.UnaryUnaryMultiCallable[_local_service_pb2.ForwardRequest, _local_service_pb2.ForwardReply]  # type: ignore[assignment]
     """Runs a public RPC on behalf of a caller of another region."""
     Upkeep: _aio.UnaryUnaryMultiCallable[_local_service_pb2.UpkeepRequest, _local_service_pb2.UpkeepReply]  # type: ignore[assignment]
@@ -122,6 +128,21 @@ class PartitionWorkServicer(metaclass=_abc_1.ABCMeta):
         request: _local_service_pb2.Head,
         context: _ServicerContext,
     ) -> _typing.Union[_local_service_pb2.WriteAnchorReply, _abc.Awaitable[_local_service_pb2.WriteAnchorReply]]: ...
+
+    @_abc_1.abstractmethod
+    def HoldsImport(
+        self,
+        request: _local_service_pb2.HoldsImportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_local_service_pb2.HoldsImportReply, _abc.Awaitable[_local_service_pb2.HoldsImportReply]]:
+        """An import's wrapping key is in the process of one partition alone."""
+
+    @_abc_1.abstractmethod
+    def FinishImport(
+        self,
+        request: _local_service_pb2.FinishImportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_local_service_pb2.Generated, _abc.Awaitable[_local_service_pb2.Generated]]: ...
 
     @_abc_1.abstractmethod
     def Execute(
