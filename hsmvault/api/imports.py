@@ -152,7 +152,8 @@ def _limited(settings: KeySettings, read: Read) -> KeySettings:
 
 def _unpacked(material: bytes) -> tuple[bytes, str]:
     """Take Azure's JSON off a blob; returns the wrapping key's name, if it is there."""
-    if not material.lstrip().startswith(b"{"):
+    # A blob may well begin like JSON; but no blob is text throughout.
+    if not material.isascii() or not material.lstrip().startswith(b"{"):
         return material, ""
     try:
         fields: dict[str, Any] = json.loads(material)

@@ -125,6 +125,15 @@ def test_azures_envelope_is_taken_off(north: Served) -> None:
     used(north, made.name, RSA, key)
 
 
+def test_a_blob_that_happens_to_begin_like_json_is_a_blob(north: Served) -> None:
+    by, key = begun(north), outside(AES)
+    blob = b""
+    while not blob.startswith(b"{"):
+        blob = wrapped(der_of(by), secret_of(key))
+
+    used(north, carried(north, by, AES, key, key_transfer_blob=blob).name, AES, key)
+
+
 def test_cr_11_a_wrapping_key_is_good_for_one_attempt_also_one_that_failed(
     north: Served,
 ) -> None:
