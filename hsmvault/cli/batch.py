@@ -19,7 +19,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from hsmvault.cli import bars, files, printing
 from hsmvault.cli.asking import Asking, connected
 from hsmvault.cli.groups import Command
-from hsmvault.client.keys import key_name
+from hsmvault.client.naming import key_name
 from hsmvault.v1.crypto_service_pb2 import BatchItem, BatchResult
 
 ITEMS_MAX: Final = 1000
