@@ -289,6 +289,12 @@ class Caller:
         self.vault = VaultServiceStub(channel)
 
 
+def _paired(hsm: FakeHsm) -> FakeHsm:
+    for other in {"north", "south"} - {hsm.region}:
+        hsm.add_pair(other)
+    return hsm
+
+
 @contextmanager
 def served(
     directory: Path,
@@ -308,9 +314,7 @@ def served(
     siblings: Siblings | None = None,
 ) -> Iterator[Served]:
     """Serve a region whose store lies in `directory`; founded if it is empty."""
-    hsm = FakeHsm(partition, own, keys, vault_id=VAULT_ID)
-    for other in {"north", "south"} - {own}:
-        hsm.add_pair(other)
+    hsm = _paired(FakeHsm(partition, own, keys, vault_id=VAULT_ID))
     ca = ca or Authority.make(directory / f"ca-{own}-{partition}", name="test")
     manager = manager or FakeManager()
     url = f"sqlite:///{own}.db"
