@@ -30,6 +30,7 @@ from hsmvault.api.pools import BoundedPool
 from hsmvault.api.ports import Manager, Partitions
 from hsmvault.api.regions import RegionServicer
 from hsmvault.api.rotation import RotationServicer
+from hsmvault.api.upkeep import AuditedUpkeep
 from hsmvault.api.vault import VaultServicer
 from hsmvault.audit.trail import Trail
 from hsmvault.model.errors import NotSupported, Overloaded
@@ -123,7 +124,7 @@ class Services:
         *,
         memory: Memory,
         callers: Callers,
-        upkeep: Upkeep,
+        upkeep: AuditedUpkeep,
         limits: Limits,
     ) -> None:
         self.memory = memory
@@ -328,7 +329,7 @@ def build(
         _endpoints(servicers),
         memory=memory,
         callers=callers,
-        upkeep=upkeep,
+        upkeep=AuditedUpkeep(upkeep, trail),
         limits=limits,
     )
 

@@ -83,6 +83,13 @@ class Executed:
     """What the answering region had reached; empty when it failed."""
 
 
+class Notes(Protocol):
+    """The audit trail of this process."""
+
+    def note(self, event: str, resource: str = "", **facts: object) -> None:
+        """Record what happened without a caller. Raises AuditUnavailable."""
+
+
 class Officers(Protocol):
     """The ceremony processes of this region, one per partition; there may be none."""
 

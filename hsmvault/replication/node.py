@@ -24,7 +24,7 @@ from hsmvault.regions.due import DueKeys
 from hsmvault.regions.heads import Anchors, HeadSigner
 from hsmvault.regions.keeping import Keeping
 from hsmvault.regions.operations import Operations
-from hsmvault.regions.ports import Executed, LogStore, Officers, Purging, Workers
+from hsmvault.regions.ports import Executed, LogStore, Notes, Officers, Purging, Workers
 from hsmvault.regions.purge import SelfPurge
 from hsmvault.regions.registry import Registry
 from hsmvault.regions.remove import Removal
@@ -79,6 +79,7 @@ class Node:
         clock: Clock,
         directory: Path,
         listen: str,
+        notes: Notes,
         boot: Boot = boot_seconds,
         timings: Timings | None = None,
     ) -> None:
@@ -122,7 +123,7 @@ class Node:
         )
         self._operations = self._make_operations(directory / "orders")
         self._clock = TrustedClock(
-            clock, boot, peers=self._links.times, alarms=self.alarms
+            clock, boot, peers=self._links.times, alarms=self.alarms, notes=notes
         )
         self._keeping = self._make_keeping()
         self._self_purge = self._make_self_purge()

@@ -9,6 +9,7 @@ import time
 from typing import Final
 
 from hsmvault import config
+from hsmvault.audit.trail import Trail
 from hsmvault.config import RegionConfig
 from hsmvault.local import manager_service, sockets
 from hsmvault.local.officers import LocalOfficers, OfficerToken
@@ -54,14 +55,23 @@ class Manager:
         self._store = store = open_store(self._settings)
         officers = LocalOfficers(officer_tokens(self._settings))
         listen = self._settings.listen
+        identity = self._identity()
+        trail = Trail(
+            self._layout.audit,
+            vault_id=identity.vault_id,
+            region=self._settings.region.name,
+            process=NAME,
+        )
+        trail.open()
         with PartitionClients(self._layout) as workers:
             node = Node(
-                self._identity(),
+                identity,
                 store=store,
                 workers=workers,
                 officers=officers,
                 purging=self,
                 clock=now_ms,
+                notes=trail,
                 directory=self._layout.run,
                 listen=address(listen.host, listen.private_port),
             )
@@ -76,6 +86,7 @@ class Manager:
             server.stop(_GRACE_SECONDS).wait(_GRACE_SECONDS + 1)
             node.stop(_GRACE_SECONDS)
             officers.dismiss()
+        trail.close()
         store.close()
         return ""
 

@@ -1,5 +1,6 @@
 """What becomes of keys by itself: the manager's job, a real store, a partition."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from hsmvault.regions.registry import Registry
 from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1.resources_pb2 import Key
 from hsmvault.vault.upkeep import Chore
-from tests.support.nodes import FakeWorkers
+from tests.support.nodes import FakeNotes, FakeWorkers
 from tests.support.served import (
     PAGE_KEY,
     VAULT_ID,
@@ -82,7 +83,11 @@ class World:
         """Start the manager, or start it again: it remembers nothing."""
         workers, store = self.workers, self.one.store
         self.clock = TrustedClock(
-            self.wall, self.boot, peers=lambda: self.peers, alarms=self.alarms
+            self.wall,
+            self.boot,
+            peers=lambda: self.peers,
+            alarms=self.alarms,
+            notes=FakeNotes(),
         )
         self.due = DueKeys(
             store,
@@ -276,6 +281,31 @@ def test_rs_10_a_name_that_lives_again_is_another_key(world: World) -> None:
     assert again.incarnation != first.incarnation
     assert world.one.store.state("keys/name") is not None
     assert world.after(0) == ["purge keys/name"]
+
+
+def test_what_happens_by_itself_is_recorded_as_the_vaults_own(world: World) -> None:
+    make_key(world.one, "K")
+    world.policy("K", rotate_after_create=28)
+    world.after(28)
+    world.delete("K")
+    world.after(7)
+    world.one.trail.sync()
+
+    lines = [
+        json.loads(line)
+        for path in world.one.trail.directory.rglob("*")
+        if path.is_file()
+        for line in path.read_text().splitlines()
+    ]
+    told = [r for r in lines if str(r.get("event", "")).startswith("upkeep.")]
+
+    assert [(r["event"], r["resource"]) for r in told] == [
+        ("upkeep.rotate", "/keys/k"),
+        ("upkeep.purge", "/keys/k"),
+    ]
+    assert {(r["facts"]["principal"], r["facts"]["code"]) for r in told} == {
+        ("vault", "OK")
+    }
 
 
 # --- the rotator ------------------------------------------------------------------

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hsmvault.model.algorithms import KeySpec
-from hsmvault.model.errors import Unavailable, WrappedKeyInvalid
+from hsmvault.model.errors import AuditUnavailable, Unavailable, WrappedKeyInvalid
 from hsmvault.model.key_records import KeyRecord, VersionRecord
 from hsmvault.model.lifecycle import RECEIVING, RegionState, VersionState
 from hsmvault.model.log import Head, Kind, Position
@@ -141,6 +141,19 @@ class FakeWorkers:
 
     def upkeep(self, chore: Chore, name: str, *, incarnation: str) -> Position:
         raise Unavailable(f"no partition does {chore} {name} {incarnation}")
+
+
+class FakeNotes:
+    """regions.ports.Notes: keeps what was noted, or cannot."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.full = False
+
+    def note(self, event: str, resource: str = "", **facts: object) -> None:
+        if self.full:
+            raise AuditUnavailable("the disk is full")
+        self.events.append(f"{event} {resource} {facts}")
 
 
 class FakeOfficers:
@@ -262,6 +275,7 @@ class TestRegion:
         # Until it listens: an address of its own that nobody has.
         self.nowhere = next(_NOWHERE)
         self.clock = now_ms
+        self.notes = FakeNotes()
         self.store = self.open_store()
 
     def open_store(self) -> Store:
@@ -297,6 +311,7 @@ class TestRegion:
             officers=self.officers,
             purging=self.purging,
             clock=self.clock,
+            notes=self.notes,
             directory=self.directory / "run",
             listen=f"127.0.0.1:{self.port}",
             timings=timings,

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hsmvault.model.errors import ClockUntrusted
+from hsmvault.model.errors import AuditUnavailable, ClockUntrusted
 from hsmvault.regions.alarms import Alarms
 from hsmvault.regions.clock import DRIFT_MS_MAX, TrustedClock
+from tests.support.nodes import FakeNotes
 
 START_MS: Final = 1_800_000_000_000
 SECOND, MINUTE, HOUR, DAY = 1.0, 60.0, 3600.0, 86400.0
@@ -23,6 +24,7 @@ class World:
     wrong_ms: int = 0
     peers: list[int] = field(default_factory=list)
     alarms: Alarms = field(default_factory=Alarms)
+    notes: FakeNotes = field(default_factory=FakeNotes)
 
     def now_ms(self) -> int:
         return START_MS + int(self.seconds * 1000)
@@ -36,7 +38,11 @@ class World:
 
     def start(self) -> TrustedClock:
         return TrustedClock(
-            self.wall, self.boot, peers=lambda: self.peers, alarms=self.alarms
+            self.wall,
+            self.boot,
+            peers=lambda: self.peers,
+            alarms=self.alarms,
+            notes=self.notes,
         )
 
     def agree(self, clock: TrustedClock, seconds: float) -> None:
@@ -166,6 +172,23 @@ def test_an_operator_may_vouch_and_then_another_region_or_a_day_confirms(
     assert not alone
     assert confirmed
     assert clock.due(past)
+
+
+def test_nobody_vouches_where_that_cannot_be_recorded(world: World) -> None:
+    clock = world.start()
+    world.wrong_ms = 10**9
+    clock.look()
+    recorded = world.notes.events.copy()
+    world.notes.full = True
+
+    with pytest.raises(AuditUnavailable):
+        clock.vouch("root")
+
+    assert recorded[0].startswith("clock.distrusted")
+    assert clock.look()
+    world.notes.full = False
+    clock.vouch("root")
+    assert "'operator': 'root'" in world.notes.events[-2]
 
 
 def test_after_a_restart_another_regions_clock_has_to_agree(world: World) -> None:
