@@ -379,6 +379,13 @@ def test_a_role_of_ones_own_is_defined_assigned_changed_and_deleted(
     assert "yes  keys/read/action" in carol("role", "test").text
     assert "no   keys/sign/action" in carol("role", "test", "keys/sign/action").text
 
+    # Who reads a key's assignments need not be allowed to read what roles there are.
+    for who, role in (("CN=carol", "crypto auditor"), ("CN=dan", "Reader")):
+        assert admin("role", "assign", who, role, "--scope", "/keys/zz").code == 0
+    at_key = carol("role", "list", "--scope", "/keys/zz")
+    assert at_key.code == 0, at_key.err
+    assert made.json["name"] in at_key.text
+
     changed = admin("role", "redefine", "Reader", "--action", "rng/action")
     assert changed.code == 0, changed.err
     assert carol("key", "list").code == 5

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hsmvault.api.services import SERVICES
 from hsmvault.v1.key_service_pb2 import DeleteKeyRequest
 from tests.support.fuzz import messages
+from tests.support.roles import define
 from tests.support.served import Served, make_key, served, signed
 
 METHODS: Final = {
@@ -40,6 +41,7 @@ def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         make_key(one, "aes", "oct", bits=256)
         make_key(one, "mac", "oct", bits=512, operations=["sign", "verify"])
         make_key(one, "gone")
+        define(one.ada, "Custom", "custom")
         one.uma.keys.DeleteKey(DeleteKeyRequest(name="keys/gone"))
         yield one
 

@@ -25,6 +25,7 @@ NAMES: Final = (
     "keys/e\u0441",
     "keys/\u202ece",
     "roleDefinitions/21dbd100-6940-42c2-9190-5d6cb909625b",
+    "roleDefinitions/custom",
     "roleAssignments/tom",
     "regions/north",
     "/keys",
@@ -35,6 +36,7 @@ WORDS: Final = (
     *("ES256", "ES512", "RS256", "PS384", "HS256", "A256GCM", "A256KW", "A128CBC"),
     *("RSA-OAEP", "RSA-OAEP-256", "RSA1_5", "none", "RSA", "EC", "oct", "P-256"),
     *("encrypt", "sign", "import", "enabled", "tags", "state", "*", "CN=uma"),
+    *("keys/*", "keys/sign/action", "roleAssignments/write/action", "custom"),
     *("1.north.1", "1.north.999999", "9.south.1", "0" * 32, "\0", "\x1b[2J", "a" * 300),
 )
 SIZES: Final = (0, 1, 11, 12, 16, 20, 27, 28, 32, 48, 63, 64, 65, 128, 256, 257, 5000)
