@@ -218,7 +218,7 @@ class Guard:
         if waits:
             seconds = _seconds(context)
             view = self._at_least(view, context, seconds)
-        self._callers.require_unrevoked(identity, view.vault)
+            self._callers.require_unrevoked(identity, view.vault)
         call = Call(
             endpoint.method,
             view,
@@ -238,18 +238,20 @@ class Guard:
         """Say who calls, and let them in, as of a view that is not older than now."""
         try:
             identity = self._callers.identify(context)
+            told.principal = identity.principal
+            told.authentication = identity.authentication
+            view = self._memory.refresh()
+            self._callers.require_unrevoked(identity, view.vault)
         except (Unauthenticated, IssuerUnavailable):
-            self._admit(None, told.peer)
+            # Who was revoked must not use up what the same caller may do now.
+            self._admit(None, told.peer, self._memory.refresh())
             raise
-        told.principal = identity.principal
-        told.authentication = identity.authentication
-        return identity, self._admit(identity, told.peer)
+        self._admit(identity, told.peer, view)
+        return identity, view
 
-    def _admit(self, identity: Identity | None, peer: str) -> View:
-        view = self._memory.refresh()
+    def _admit(self, identity: Identity | None, peer: str, view: View) -> None:
         for admit in self._admissions:
             admit(identity, peer, view)
-        return view
 
     def _run(self, endpoint: Endpoint, raw: bytes, call: Call) -> tuple[bytes, str]:
         """Decide, and answer: the serialised response, and the position reached."""

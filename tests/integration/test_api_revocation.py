@@ -107,6 +107,27 @@ def test_a_call_that_waits_meanwhile_is_refused(north: Served, ca: Authority) ->
     assert waiting.exception().code() is StatusCode.UNAUTHENTICATED
 
 
+def test_who_was_revoked_does_not_use_up_what_the_same_caller_may_do_now(
+    tmp_path: Path, ca: Authority
+) -> None:
+    lost = ca.caller("uma")
+    settings = VaultRecord(
+        VAULT_ID,
+        1,
+        1,
+        client_ca=ca.certificate.decode(),
+        client_crl=ca.revocations("", [_serial(lost)], number=1),
+        page_key=bytes(32),
+        rate_limit=1,
+    )
+    with served(tmp_path, ca=ca, records=genesis(settings=settings)) as one:
+        thief = one.connect(lost)
+        for _ in range(10):
+            assert refusal(lambda: signed(thief, "keys/a"))[1] == "CERTIFICATE_REVOKED"
+
+        assert refusal(lambda: signed(one.uma, "keys/a"))[1] == "NOT_FOUND"
+
+
 def _sign() -> Any:
     from hsmvault.v1.crypto_service_pb2 import SignRequest
 

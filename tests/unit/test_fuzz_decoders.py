@@ -6,6 +6,7 @@ out would end a process, or answer INTERNAL, at a stranger's word.
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hsmvault import config
-from hsmvault.api import identity
+from hsmvault.api import identity, jwks, tokens
 from hsmvault.client.profile import Profile
 from hsmvault.hsm import public
 from hsmvault.hsm.transcript import Answer, Offer
@@ -31,6 +32,7 @@ from hsmvault.model.names import (
     VersionName,
     parse_key_or_version,
 )
+from hsmvault.regions import revocation
 from hsmvault.regions.card import Card
 from hsmvault.server.beat import Beat
 from hsmvault.store import lines
@@ -57,6 +59,13 @@ _bytes = st.one_of(
     _texts.map(lambda text: text.encode("utf-8", "surrogatepass")),
 )
 
+
+def _keys_of_an_issuer(value: object) -> None:
+    """What an issuer answers; `fetch` takes nothing but objects, and says this."""
+    with suppress(jwks._Unfit):
+        jwks._keys(value if isinstance(value, dict) else {"keys": [value]})
+
+
 TEXTS: Final[Mapping[str, Callable[[str], object]]] = {
     "algorithm": algorithms.parse_algorithm,
     "card": Card.parse,
@@ -67,7 +76,9 @@ TEXTS: Final[Mapping[str, Callable[[str], object]]] = {
     "region": RegionName.parse,
     "role assignment": RoleAssignmentName.parse,
     "role definition": RoleDefinitionName.parse,
+    "revocation list": revocation.read,
     "scope": Scope.parse,
+    "token": tokens._parts,
 }
 BYTES: Final[Mapping[str, Callable[[bytes], object]]] = {
     "beat of a child": Beat.parse,
@@ -78,6 +89,7 @@ BYTES: Final[Mapping[str, Callable[[bytes], object]]] = {
 }
 OBJECTS: Final[Mapping[str, Callable[[Any], object]]] = {
     "answer of a ceremony": Answer.read,
+    "keys of an issuer": _keys_of_an_issuer,
     "offer of a ceremony": Offer.read,
 }
 
@@ -112,6 +124,9 @@ def test_any_bytes_are_decoded_or_refused(decoder: str, raw: bytes) -> None:
 @pytest.mark.parametrize("decoder", OBJECTS)
 @given(value=_json)
 @example(value={"context": {}, "wrapped": "0g", "digest": 1})
+@example(value={"kty": "RSA", "n": "AA", "e": "AQAB", "use": "sig"})
+@example(value={"kty": "EC", "crv": "P-256", "x": "AA", "y": {}, "kid": 1})
+@example(value={"kty": ["RSA"], "n": None, "e": -1, "key_ops": ["verify"]})
 def test_any_object_is_read_or_refused(decoder: str, value: object) -> None:
     _decodes_or_says_why(OBJECTS[decoder], value)
 
