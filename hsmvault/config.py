@@ -5,6 +5,7 @@ Relative paths are relative to the region's directory.
 """
 
 import dataclasses
+import ipaddress
 import os
 import tomllib
 import types
@@ -95,6 +96,27 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Telemetry:
+    """What is shown of the region to those who watch over it."""
+
+    metrics: str = ""
+    """host:port of the listener for Prometheus; "": there is none."""
+    traces: Path | None = None
+    """The directory for spans; None: nothing is traced."""
+    trace_one_in: int = 100
+
+    def listener(self) -> tuple[str, int] | None:
+        """Address and port of the listener; ValueError when it names none."""
+        if not self.metrics:
+            return None
+        host, _, port = self.metrics.rpartition(":")
+        at = str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]")))
+        if not 0 < int(port) <= _PORT_MAX:
+            raise ValueError(port)
+        return at, int(port)
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
     """The vault that an extended region was made for."""
 
@@ -112,6 +134,7 @@ class RegionConfig:
     store: StoreSettings = StoreSettings()
     officer: OfficerSettings = OfficerSettings()
     limits: Limits = Limits()
+    telemetry: Telemetry = Telemetry()
     join: Join = Join()
     issuers: tuple[Issuer, ...] = ()
 
@@ -278,6 +301,7 @@ _SECTIONS: Final[Mapping[str, type]] = types.MappingProxyType(
         "store": StoreSettings,
         "officer": OfficerSettings,
         "limits": Limits,
+        "telemetry": Telemetry,
         "join": Join,
     }
 )
@@ -343,6 +367,13 @@ def _checked(sections: dict[str, Any], layout: Layout) -> RegionConfig:
         raise reader.wrong(
             "[listen]", f"ports must differ, and be {_PORT_MAX} at most: {ports}"
         )
+    try:
+        config.telemetry.listener()
+    except ValueError as error:
+        raise reader.wrong(
+            "telemetry.metrics",
+            'must be an address and a port, as in "127.0.0.1:9464", or ""',
+        ) from error
     if config.region.kind == EXTENDED and config.join.card is None:
         raise reader.wrong(
             "join.card", "is empty; an extended region needs the primary's card.json"

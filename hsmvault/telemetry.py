@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import structlog
 
+from hsmvault.metrics import EVENTS, count
+
 
 class Event(StrEnum):
     """What can happen that an operator may want to know."""
@@ -75,6 +77,8 @@ class Event(StrEnum):
     CLOCK_DISTRUSTED = "clock.distrusted"
     """The wall clock ran away from the boot clock: nothing is purged."""
     CLOCK_TRUSTED = "clock.trusted"
+    TRACES_DROPPED = "traces.dropped"
+    """Spans could not be written; told once until they can be again."""
     JOB_FAILED = "job.failed"
     """A job of the pool manager failed; it is tried again."""
 
@@ -94,10 +98,12 @@ LEVELS: Final[Mapping[Event, str]] = MappingProxyType(
         Event.LINK_DOWN: "warning",
         Event.LINK_STOPPED: "critical",
         Event.PARTITION_LOST: "error",
+        Event.PROCESS_ENDED: "error",
         Event.PROCESS_KILLED: "error",
         Event.PROCESS_NEEDS_OPERATOR: "critical",
         Event.PROCESS_RESTARTED: "warning",
         Event.ROTATION_SKIPPED: "warning",
+        Event.TRACES_DROPPED: "warning",
     }
 )
 """How bad an event is; those that are not named here are "info"."""
@@ -123,7 +129,9 @@ def report(
 
     Facts may have any names: those that every event has are kept apart.
     """
-    log = getattr(_logger(), LEVELS.get(event, "info"))
+    level = LEVELS.get(event, "info")
+    count(EVENTS, event.value, level)
+    log = getattr(_logger(), level)
     # In one argument: a fact could have the name of any other.
     log(event.value, facts=facts, exc_info=error)
 

@@ -6,6 +6,7 @@ from google.rpc.status_pb2 import Status
 
 from hsmvault.api.permissions import Write
 from hsmvault.api.ports import Manager
+from hsmvault.metrics import FORWARD_SECONDS
 from hsmvault.model.errors import (
     InvalidRequest,
     PrimaryUnavailable,
@@ -16,6 +17,7 @@ from hsmvault.model.errors import (
 )
 from hsmvault.model.log import Position
 from hsmvault.regions.ports import Executed
+from hsmvault.tracing import timed
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.view import View
 
@@ -62,15 +64,15 @@ class Writes:
             self._require_reachable(view)
             view.require_primary()
         try:
-            done = accepted(
-                self._manager.forward(
+            with timed(FORWARD_SECONDS):
+                forwarded = self._manager.forward(
                     method,
                     request,
                     principal=principal,
                     proof=proof,
                     seconds=seconds,
                 )
-            )
+            done = accepted(forwarded)
         except (PrimaryUnknown, PrimaryUnavailable) as error:
             raise _primary_unavailable(view) from error
         position = Position.parse(done.position)

@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
+from hsmvault import tracing
 from hsmvault.api.account import OK, Account, Authentication, Observer, Underway
 from hsmvault.api.auditing import Auditing
 from hsmvault.api.callers import Callers
@@ -31,6 +32,7 @@ from hsmvault.api.dispatch import (
 from hsmvault.api.forwarding import Refused, Writes
 from hsmvault.api.identity import Identity
 from hsmvault.api.permissions import Write
+from hsmvault.api.ports import Tracing
 from hsmvault.api.status import abort, code_and_reason, status_of, status_of_bug
 from hsmvault.model.errors import (
     AuditUnavailable,
@@ -79,7 +81,9 @@ class Guard:
         auditing: Auditing,
         admissions: Sequence[Admission] = (),
         observers: Sequence[Observer] = (),
+        traces: Tracing | None = None,
     ) -> None:
+        self._traces = traces
         self._memory = memory
         self._writes = writes
         self._callers = callers
@@ -98,6 +102,9 @@ class Guard:
         """Return what gRPC calls. Only one that `waits` honours min-position."""
 
         def behave(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            if self._traces is not None:
+                sent = tracing.carry(context.invocation_metadata())
+                self._traces.begin(endpoint.method, sent)
             told = Underway(endpoint.method, context.peer(), abandon=context.cancel)
             answer = self.answered(
                 told,
@@ -146,6 +153,8 @@ class Guard:
         forwarded so. Takes writes alone, and only as primary.
         """
         method = endpoint.method if endpoint else "unknown"
+        if self._traces is not None:
+            self._traces.begin(method, tracing.carried())
         told = Underway(method, "", via_region, principal, Authentication.REGION)
 
         def run() -> tuple[bytes, str]:

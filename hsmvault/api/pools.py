@@ -19,6 +19,11 @@ class BoundedPool(ThreadPoolExecutor):
         self._counting = threading.Lock()
 
     @property
+    def pending(self) -> int:
+        """How much is running and queued."""
+        return self._pending
+
+    @property
     def full(self) -> bool:
         """Whether as much is running and queued as there may be."""
         return self._pending >= self._pending_max

@@ -52,6 +52,16 @@ class Manager(Protocol):
         """Start removing a region. `response` is the RegionRecord that was logged."""
 
 
+class Tracing(Protocol):
+    """Decides which calls are traced. Is an observer, too, to end what it began."""
+
+    def begin(self, method: str, traceparent: str, /) -> None:
+        """Trace the call that this thread begins to answer, if it is one of those.
+
+        `traceparent` is what the caller sent, if anything; it may be any text.
+        """
+
+
 class Partitions(Protocol):
     """The partitions of this region, this one included."""
 

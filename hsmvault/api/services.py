@@ -27,7 +27,7 @@ from hsmvault.api.imports import ImportServicer
 from hsmvault.api.keys import KeyServicer
 from hsmvault.api.permissions import RULES
 from hsmvault.api.pools import BoundedPool
-from hsmvault.api.ports import Manager, Partitions
+from hsmvault.api.ports import Manager, Partitions, Tracing
 from hsmvault.api.regions import RegionServicer
 from hsmvault.api.rotation import RotationServicer
 from hsmvault.api.upkeep import AuditedUpkeep
@@ -163,6 +163,14 @@ class Services:
             (self._handler, *self.attendant.handlers, _Nowhere(self._guard))
         )
 
+    def pending(self) -> Mapping[str, int]:
+        """How many calls run or queue in each pool of those that wait."""
+        return {
+            "waiting": self._waiting.pending,
+            "writing": self._writing.pending,
+            "batching": self._batching.pending,
+        }
+
     def set_serving(self, *, serving: bool) -> None:
         """Say by health whether calls are welcome here. At first they are not."""
         self.attendant.set_serving(serving=serving)
@@ -292,6 +300,7 @@ def build(
     boot: Boot = boot_seconds,
     observers: Sequence[Observer] = (),
     door: Door | None = None,
+    traces: Tracing | None = None,
 ) -> Services:
     """Wire the vault behind its services, for one partition of one region."""
     limits = limits or Limits()
@@ -323,6 +332,7 @@ def build(
         auditing=Auditing(trail),
         admissions=(door,),
         observers=observers,
+        traces=traces,
     )
     return Services(
         guard,

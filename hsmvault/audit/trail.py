@@ -108,6 +108,11 @@ class Trail:
             return "the disk does not keep what it took"
         return ""
 
+    @property
+    def records(self) -> int:
+        """How many records it has, those of earlier processes included."""
+        return self._files.head.sequence
+
     def require(self) -> None:
         """Raise AuditUnavailable unless records could be written a moment ago."""
         if problem := self.problem:

@@ -19,7 +19,12 @@ from hsmvault.cli.groups import Command
     is_flag=True,
     help="Repeat writes, too: for clients that send a request_id with each of them.",
 )
-def client_config(writes: bool) -> None:
+@click.option(
+    "--tokens",
+    is_flag=True,
+    help="For clients that show a token: without health checks, which carry none.",
+)
+def client_config(writes: bool, tokens: bool) -> None:
     """Print the service config with which a generic gRPC client survives a crash.
 
     It balances over partitions by their health, and repeats reads and cryptography
@@ -27,4 +32,4 @@ def client_config(writes: bool) -> None:
     """
     from hsmvault.client.service_config import service_config
 
-    printing.dump(service_config(writes=writes))
+    printing.dump(service_config(writes=writes, tokens=tokens))

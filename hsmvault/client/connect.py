@@ -1,7 +1,7 @@
 """The way in: `hsmvault.connect(...)` gives a Vault, to be closed when done."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -134,6 +134,7 @@ def connect(
     profile: Path | str | None = None,
     region: str = "",
     timeout: float = DEADLINE,
+    traceparent: Callable[[], str] | None = None,
 ) -> Vault:
     """Connect to a vault by any of its addresses, and learn the others from it.
 
@@ -145,6 +146,9 @@ def connect(
     `region` is preferred while it is healthy; by default the nearest one is. Raises
     Unavailable if nobody answers within `timeout` seconds, CertificateRefused if a
     certificate is in the way, ConfigurationError for a file that is missing.
+
+    `traceparent` is asked before each call for what to send as W3C Trace Context, ""
+    for nothing: then the vault's spans belong to the trace of whoever calls.
     """
     if profile is not None:
         known = Profile.load(Path(profile))
@@ -165,13 +169,13 @@ def connect(
     credentials = Credentials.load(certificate=certificate, key=key, ca=ca, token=token)
     pool = Pool(credentials, seeds, region=region)
     try:
-        return _opened(pool, timeout)
+        return _opened(pool, timeout, traceparent)
     except BaseException:
         pool.close()
         raise
 
 
-def _opened(pool: Pool, timeout: float) -> Vault:
+def _opened(pool: Pool, timeout: float, traceparent: Callable[[], str] | None) -> Vault:
     """Learn the topology from whoever answers first."""
     ends = time.monotonic() + timeout
 
@@ -182,7 +186,7 @@ def _opened(pool: Pool, timeout: float) -> Vault:
         return answer
 
     refresher = Refresher(pool, ask)
-    failover = Failover(pool, troubled=refresher.troubled)
+    failover = Failover(pool, troubled=refresher.troubled, traceparent=traceparent)
     _await_somebody(pool, ends)
     answer = ask(max(ends - time.monotonic(), _LOOK))
     pool.learn(VaultMap.of(answer, tokens=pool.tokens))

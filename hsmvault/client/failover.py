@@ -33,6 +33,7 @@ from hsmvault.model.errors import (
     VaultError,
     complete,
 )
+from hsmvault.tracing import TRACEPARENT
 
 PATIENCE: Final = 2.5
 """Seconds that one try of a harmless call gets; doubled with each round of tries. A
@@ -81,10 +82,17 @@ class Journey:
 class Failover:
     """Calls that go on while anybody can answer them. For any number of threads."""
 
-    def __init__(self, pool: Pool, *, troubled: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        troubled: Callable[[], None],
+        traceparent: Callable[[], str] | None = None,
+    ) -> None:
         self._pool = pool
         self._troubled = troubled
         """Called on a sign that the topology may have changed. Must not block."""
+        self._traceparent = traceparent
 
     def call(
         self,
@@ -100,6 +108,8 @@ class Failover:
         # With metadata it may wait for a position.
         waits = method.waits or bool(metadata)
         hasty = method.repeat is Repeat.ALWAYS and not waits
+        if self._traceparent is not None and (trace := self._traceparent()):
+            metadata = (*metadata, (TRACEPARENT, trace))
         while True:
             endpoint = self._next(journey)
             left = journey.left

@@ -19,18 +19,20 @@ HEALTH: Final = "hsmvault.v1.CryptoService"
 """Any of our services: they begin and cease to serve together."""
 
 
-def service_config(*, writes: bool = False) -> dict[str, Any]:
+def service_config(*, writes: bool = False, tokens: bool = False) -> dict[str, Any]:
     """Return the config; with `writes`, for clients that send a request_id with each.
 
     Retries are for UNAVAILABLE alone: a partition that ended, or cannot answer now. A
     write without a request_id is not among them, because the vault could not tell its
-    second attempt from another write.
+    second attempt from another write. With `tokens`, for clients that show one: gRPC
+    asks for health without it, and would be refused.
     """
     safe = {Repeat.ALWAYS, Repeat.WITH_ID} if writes else {Repeat.ALWAYS}
     known = sorted(_methods(), key=lambda method: method.path)
+    health = {} if tokens else {"healthCheckConfig": {"serviceName": HEALTH}}
     return {
         "loadBalancingConfig": [{"round_robin": {}}],
-        "healthCheckConfig": {"serviceName": HEALTH},
+        **health,
         "methodConfig": [
             {
                 "name": [_name(m) for m in known if m.repeat in safe],

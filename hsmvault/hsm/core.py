@@ -33,6 +33,7 @@ from hsmvault.hsm.templates import (
     asked,
     user_key,
 )
+from hsmvault.metrics import HSM_ERRORS, HSM_SECONDS, count
 from hsmvault.model.algorithms import Algorithm, KeySpec, KeyType
 from hsmvault.model.errors import (
     CiphertextInvalid,
@@ -46,6 +47,7 @@ from hsmvault.model.errors import (
     VaultError,
     WrappedKeyInvalid,
 )
+from hsmvault.tracing import timed
 
 T = TypeVar("T")
 
@@ -271,21 +273,28 @@ class Core:
         sessions = self.sessions
         session = sessions.take(limit)
         try:
-            session.doing = doing
-            try:
-                return work(session)
-            except PKCS11Error as error:
-                self._settle(session, error)
-            session.doing = doing
-            try:
-                return work(session)
-            except PKCS11Error as error:
-                raise self._explain(session, error) from error
+            with timed(HSM_SECONDS, doing.value):
+                return self._done(session, work, doing)
         except ConfigurationError as error:
             # An installed key was there when we started, and is not any more.
             raise self._end(error) from error
+        except VaultError as error:
+            count(HSM_ERRORS, error.reason)
+            raise
         finally:
             sessions.give(session)
+
+    def _done(self, session: Session, work: Callable[[Session], T], doing: Doing) -> T:
+        session.doing = doing
+        try:
+            return work(session)
+        except PKCS11Error as error:
+            self._settle(session, error)
+        session.doing = doing
+        try:
+            return work(session)
+        except PKCS11Error as error:
+            raise self._explain(session, error) from error
 
     def _settle(self, session: Session, error: PKCS11Error) -> None:
         """Return when a second try in this session makes sense; else raise."""

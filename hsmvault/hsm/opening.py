@@ -22,6 +22,7 @@ from hsmvault.hsm.templates import (
     require,
     user_key,
 )
+from hsmvault.metrics import OPEN_KEY_MISSES, count
 from hsmvault.model.algorithms import Algorithm, KeySpec, KeyType
 from hsmvault.model.errors import IntegrityFailure, VaultError, WrappedKeyInvalid
 from hsmvault.model.material import Material
@@ -39,6 +40,7 @@ def opened(
     found = session.opened.get(material.version, purpose)
     if found is not None:
         return found
+    count(OPEN_KEY_MISSES)
     core.sessions.make_room(session)
     key = open_material(core, session, material, purpose)
     half = public.load(material.public_key) if material.public_key else None

@@ -83,6 +83,16 @@ class Partition(Pooling):
         """How many user keys are open now."""
         return self._core.sessions.open_keys
 
+    @property
+    def sessions(self) -> int:
+        """How many sessions it has with the token."""
+        return len(self._core.sessions)
+
+    @property
+    def idle_sessions(self) -> int:
+        """How many of them do nothing now."""
+        return self._core.sessions.idle
+
     def oldest_call(self) -> float:
         """Age in seconds of the oldest HSM call in flight; 0.0 when there is none."""
         return self._core.sessions.oldest_call()

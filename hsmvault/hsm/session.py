@@ -181,6 +181,11 @@ class Sessions:
             session.keys = {}
 
     @property
+    def idle(self) -> int:
+        """How many sessions are not leased now."""
+        return len(self._idle)
+
+    @property
     def open_keys(self) -> int:
         """How many keys are open in all sessions."""
         return sum(len(s.opened) for s in self._all)

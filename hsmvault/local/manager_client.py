@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from hsmvault import tracing
 from hsmvault.local import sockets
 from hsmvault.local.status import raised
 from hsmvault.local.v1 import local_service_pb2 as pb
@@ -72,7 +73,9 @@ class ManagerClient:
             timeout_ms=int(seconds * 1000),
         )
         with raised(_WHO):
-            done = self._stub.Forward(message, timeout=seconds + _GRACE_SECONDS)
+            done = self._stub.Forward(
+                message, timeout=seconds + _GRACE_SECONDS, metadata=tracing.outgoing()
+            )
         return Executed(done.response, done.status, done.position)
 
     def await_watermark(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import grpc
 
+from hsmvault import tracing
 from hsmvault.local.officers import LocalOfficers
 from hsmvault.local.status import packed, told
 from hsmvault.local.v1 import local_service_pb2 as pb
@@ -41,6 +42,7 @@ class ManagerService(pb_grpc.ManagerWorkServicer):
     def Forward(
         self, request: pb.ForwardRequest, context: grpc.ServicerContext
     ) -> pb.ForwardReply:
+        tracing.carry(context.invocation_metadata())
         with told(context):
             done = self._duties.forward(
                 request.method,

@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from hsmvault.local import convert, sockets
+from hsmvault import tracing
+from hsmvault.local import convert, measures, sockets
 from hsmvault.local.status import Unanswered, raised
 from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
+from hsmvault.metrics import Sample
 from hsmvault.model.errors import Overloaded, Unavailable
 from hsmvault.model.log import Head, Position
 from hsmvault.model.material import Blob, Generated, Material
@@ -100,6 +102,20 @@ class PartitionClients:
             return client.state()
         except Unavailable as error:
             return PartitionState(client.name, serving=False, problem=str(error))
+
+    def samples(self) -> dict[str, list[Sample]]:
+        """What each partition measures; nothing of one that does not answer."""
+        asked = self._pool.map(self._samples, self._clients.values())
+        return dict(zip(self._clients, asked, strict=True))
+
+    def _samples(self, client: PartitionClient) -> list[Sample]:
+        try:
+            reply = client.call(
+                client.stub.Measure, pb.MeasureRequest(), timeout=QUICK_SECONDS
+            )
+        except Unavailable:
+            return []
+        return measures.samples(reply)
 
     def mac(self, statements: Sequence[bytes]) -> list[bytes]:
         """MAC each statement with the region's integrity key."""
@@ -203,7 +219,10 @@ class PartitionClients:
             proof=proof,
             timeout_ms=int(EXECUTE_SECONDS * 1000),
         )
-        done = client.call(client.stub.Execute, message, timeout=EXECUTE_SECONDS)
+        with raised(f"partition {client.name}"):
+            done = client.stub.Execute(
+                message, timeout=EXECUTE_SECONDS, metadata=tracing.outgoing()
+            )
         return Executed(done.response, done.status, done.position)
 
     def upkeep(self, chore: Chore, name: str, *, incarnation: str) -> Position:

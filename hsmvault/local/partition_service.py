@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import grpc
 
-from hsmvault.local import convert
+from hsmvault import tracing
+from hsmvault.local import convert, measures
 from hsmvault.local.ports import PartitionDuties
 from hsmvault.local.status import told
 from hsmvault.local.v1 import local_service_pb2 as pb
@@ -39,6 +40,13 @@ class PartitionService(pb_grpc.PartitionWorkServicer):
             open_keys=state.open_keys,
             pid=os.getpid(),
         )
+
+    def Measure(
+        self,
+        request: pb.MeasureRequest,  # noqa: ARG002 (it is empty)
+        context: grpc.ServicerContext,  # noqa: ARG002 (it cannot fail)
+    ) -> pb.Measures:
+        return measures.message(self._duties.samples())
 
     def SelfTest(
         self, request: pb.Material, context: grpc.ServicerContext
@@ -130,6 +138,7 @@ class PartitionService(pb_grpc.PartitionWorkServicer):
     def Execute(
         self, request: pb.ForwardRequest, context: grpc.ServicerContext
     ) -> pb.ForwardReply:
+        tracing.carry(context.invocation_metadata())
         with told(context):
             done = self._duties.execute(
                 request.method,

@@ -1,7 +1,9 @@
 """What the local services need from the process around them."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from hsmvault.metrics import Sample
 from hsmvault.model.log import Position
 from hsmvault.model.names import KeyName
 from hsmvault.regions.ports import Executed
@@ -26,6 +28,9 @@ class PartitionDuties(Protocol):
 
     def upkeep(self, chore: Chore, name: KeyName, *, incarnation: str) -> Position:
         """Do a chore to a key as the vault itself, where it is due, or raise NotDue."""
+
+    def samples(self) -> Sequence[Sample]:
+        """Everything that this process measures, at this moment."""
 
     def execute(
         self,

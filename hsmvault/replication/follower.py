@@ -11,6 +11,7 @@ from typing import Final
 
 import grpc
 
+from hsmvault import tracing
 from hsmvault.model.errors import (
     Overloaded,
     PrimaryUnavailable,
@@ -160,6 +161,7 @@ class Follower:
                         timeout_ms=int(timeout * 1000),
                     ),
                     timeout=timeout,
+                    metadata=tracing.outgoing(),
                 )
             )
         except (grpc.RpcError, ValueError) as error:

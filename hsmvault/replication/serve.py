@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 
 import grpc
 
+from hsmvault import tracing
 from hsmvault.model import errors
 from hsmvault.model.errors import (
     AccessDenied,
@@ -146,6 +147,7 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
         self, request: pb.ForwardRequest, context: grpc.ServicerContext
     ) -> pb.ForwardReply:
         """Run a write of a caller of another region, by our own copy of the roles."""
+        tracing.carry(context.invocation_metadata())
         try:
             region = self._peer(context)
             if region.state not in RECEIVING:

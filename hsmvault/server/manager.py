@@ -6,7 +6,7 @@
 import json
 import sys
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hsmvault import config
 from hsmvault.audit.trail import Trail
@@ -14,7 +14,7 @@ from hsmvault.config import RegionConfig
 from hsmvault.local import manager_service, sockets
 from hsmvault.local.officers import LocalOfficers, OfficerToken
 from hsmvault.local.partition_client import PartitionClients
-from hsmvault.model.errors import Unavailable
+from hsmvault.model.errors import ConfigurationError, Unavailable
 from hsmvault.regions.card import Card
 from hsmvault.regions.layout import PARTITIONS
 from hsmvault.regions.listening import address
@@ -24,6 +24,9 @@ from hsmvault.server.child import PURGED, Role, Stop, begin, end, guarded
 from hsmvault.server.opening import open_store
 from hsmvault.store.store import Store
 from hsmvault.telemetry import Event, identify, report
+
+if TYPE_CHECKING:
+    from hsmvault.server.scraping import Scraping
 
 NAME: Final = "manager"
 _THREADS: Final = 64
@@ -79,16 +82,43 @@ class Manager:
             manager_service.add_to(server, node, officers)
             node.start()
             server.start()
+            scraping = self._scraping(store, node, workers)
             self._beat = Beat(serving=True)
             self._stop.wait()
             report(Event.PROCESS_DRAINING)
             self._beat = Beat(problem="draining")
+            if scraping is not None:
+                scraping.stop()
             server.stop(_GRACE_SECONDS).wait(_GRACE_SECONDS + 1)
             node.stop(_GRACE_SECONDS)
             officers.dismiss()
         trail.close()
         store.close()
         return ""
+
+    def _scraping(
+        self, store: Store, node: Node, workers: PartitionClients
+    ) -> "Scraping | None":
+        """Answer Prometheus, if the settings say where."""
+        listener = self._settings.telemetry.listener()
+        if listener is None:
+            return None
+        from hsmvault.server.exposition import exposition
+        from hsmvault.server.gathering import RegionSamples
+        from hsmvault.server.scraping import Scraping
+
+        region = self._settings.region.name
+        samples = RegionSamples(self._layout, store, node, workers)
+        try:
+            scraping = Scraping(
+                *listener, self._layout, lambda: exposition(region, samples.gathered())
+            )
+        except ConfigurationError as error:
+            # It was free when the region started. Replication matters more.
+            report(Event.JOB_FAILED, error, job="metrics")
+            return None
+        scraping.start()
+        return scraping
 
     def _identity(self) -> Identity:
         layout = self._layout

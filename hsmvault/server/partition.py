@@ -8,17 +8,19 @@ import gc
 import sys
 import time
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hsmvault import config
 from hsmvault.api import services
 from hsmvault.api.callers import Callers
+from hsmvault.api.measuring import measured
 from hsmvault.audit.trail import Trail
 from hsmvault.config import RegionConfig
 from hsmvault.hsm.partition import Partition
 from hsmvault.local import partition_service, sockets
 from hsmvault.local.manager_client import ManagerClient
 from hsmvault.local.partition_client import PartitionClients, SiblingWitness
+from hsmvault.metrics import SERVING_SECONDS, Sample, collected, count
 from hsmvault.model.errors import IntegrityFailure, NotServing, Overloaded, Unavailable
 from hsmvault.model.log import Position
 from hsmvault.model.names import KeyName
@@ -27,6 +29,7 @@ from hsmvault.regions.ports import Executed
 from hsmvault.server.anchoring import Anchoring, require_not_behind
 from hsmvault.server.beat import Beat, Heart
 from hsmvault.server.child import Role, Stop, begin, guarded
+from hsmvault.server.gauges import of_partition
 from hsmvault.server.listeners import Listeners
 from hsmvault.server.opening import open_counters, open_partition, open_store
 from hsmvault.store.store import Store
@@ -34,6 +37,9 @@ from hsmvault.telemetry import Event, identify, report
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.ports import PartitionState
 from hsmvault.vault.upkeep import Chore
+
+if TYPE_CHECKING:
+    from hsmvault.server.traces import Tracer
 
 START_SECONDS: Final = 30.0
 """To log in and check every key. A module that takes longer hangs."""
@@ -61,6 +67,7 @@ class PartitionServer:
         self._problem = "starting"
         self._lost = ""
         self._position = ""
+        self._public: services.Services | None = None
         self.heart = Heart(role.beat_fd, self._beat)
 
     def run(self) -> str:
@@ -72,19 +79,14 @@ class PartitionServer:
         )
         self._store = store = open_store(self._settings)
         require_not_behind(hsm, store)
-        self._trail = trail = Trail(
-            self._settings.layout.audit,
-            vault_id=card.vault_id,
-            region=self._settings.region.name,
-            process=self._name,
-        )
-        trail.open()
+        self._trail = trail = self._open_trail(card.vault_id)
         counters, remembering = open_counters(self._settings, hsm, services.now_ms)
         report(Event.PARTITION_OPENED)
 
         memory = Memory(store, hsm, region=self._settings.region.name)
         layout = self._settings.layout
-        public = services.build(
+        tracer = _tracer(self._settings, self._name)
+        self._public = public = services.build(
             region=self._settings.region.name,
             partition=self._name,
             store=store,
@@ -97,6 +99,8 @@ class PartitionServer:
             memory=memory,
             callers=Callers(self._settings.issuers),
             limits=_limits(self._settings),
+            observers=(measured,) if tracer is None else (measured, tracer),
+            traces=tracer,
         )
         local = sockets.listen(layout.socket(self._name), threads=_LOCAL_THREADS)
         partition_service.add_to(local, _Duties(self, hsm, public, card.vault_id))
@@ -109,19 +113,35 @@ class PartitionServer:
         anchoring = Anchoring(hsm, store, remembering)
         self._serve(memory, public, anchoring, hsm)
 
-        report(Event.PROCESS_DRAINING, problem=self._lost)
-        self._serving, self._problem = False, self._lost or "draining"
-        public.set_serving(serving=False)
+        self._leave(public)
         if self._lost:
             listeners.stop(grace=LOST_GRACE_SECONDS)
             return self._lost
         listeners.stop()
         local.stop(1.0).wait(2.0)
+        if tracer is not None:
+            tracer.close()
         anchoring.write()
         trail.close()
         store.close()
         counters.close()
         return ""
+
+    def _leave(self, public: services.Services) -> None:
+        """Say everywhere that no more calls are welcome."""
+        report(Event.PROCESS_DRAINING, problem=self._lost)
+        self._serving, self._problem = False, self._lost or "draining"
+        public.set_serving(serving=False)
+
+    def _open_trail(self, vault_id: str) -> Trail:
+        trail = Trail(
+            self._settings.layout.audit,
+            vault_id=vault_id,
+            region=self._settings.region.name,
+            process=self._name,
+        )
+        trail.open()
+        return trail
 
     def _serve(
         self,
@@ -131,7 +151,7 @@ class PartitionServer:
         hsm: Partition,
     ) -> None:
         """Watch over the copy of the log until the process is to end."""
-        anchored = time.monotonic()
+        anchored = looked = time.monotonic()
         while not self._stop.wait(WATCH_SECONDS):
             try:
                 self._position = memory.refresh().served
@@ -145,12 +165,16 @@ class PartitionServer:
                 if problem != self._problem:
                     report(Event.INTEGRITY_FAILED, problem=problem)
             serving = not problem
+            now = time.monotonic()
+            if self._serving:
+                count(SERVING_SECONDS, by=now - looked)
+            looked = now
             if serving is not self._serving:
                 public.set_serving(serving=serving)
                 if serving:
                     report(Event.PROCESS_READY, position=self._position)
             self._serving, self._problem = serving, problem
-            if time.monotonic() - anchored > ANCHOR_SECONDS:
+            if now - anchored > ANCHOR_SECONDS:
                 hsm.end_imports((), now_ms=services.now_ms())
                 # Busy: the token remembers the head the next time.
                 with suppress(Overloaded):
@@ -170,6 +194,15 @@ class PartitionServer:
             problem=self._problem,
             position=self._position,
             open_keys=hsm.open_keys if hsm else 0,
+        )
+
+    def samples(self) -> list[Sample]:
+        """Everything that this process measures."""
+        hsm, public, trail = self._hsm, self._public, self._trail
+        if hsm is None or public is None or trail is None:
+            return collected()
+        return of_partition(
+            hsm, public, trail, serving=self._serving, position=self._position
         )
 
     def _on_lost(self, problem: str) -> None:
@@ -214,6 +247,9 @@ class _Duties:
     def upkeep(self, chore: Chore, name: KeyName, *, incarnation: str) -> Position:
         return self._public.upkeep.run(chore, name, incarnation=incarnation)
 
+    def samples(self) -> list[Sample]:
+        return self._server.samples()
+
     def execute(
         self,
         method: str,
@@ -232,6 +268,15 @@ class _Duties:
             proof=proof,
             seconds=timeout,
         )
+
+
+def _tracer(settings: RegionConfig, process: str) -> "Tracer | None":
+    """Return what traces our calls; None, at no cost, where the settings want none."""
+    if settings.telemetry.traces is None:
+        return None
+    from hsmvault.server.traces import tracer_of
+
+    return tracer_of(settings.telemetry, region=settings.region.name, process=process)
 
 
 def _limits(settings: RegionConfig) -> services.Limits:

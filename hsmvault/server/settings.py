@@ -7,7 +7,13 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from hsmvault.config import DIRECTORY, Limits, PartitionSettings, StoreSettings
+from hsmvault.config import (
+    DIRECTORY,
+    Limits,
+    PartitionSettings,
+    StoreSettings,
+    Telemetry,
+)
 from hsmvault.regions.birth import Born, RegionPlan
 from hsmvault.regions.layout import Layout
 
@@ -91,6 +97,17 @@ waiting_threads = $waiting_threads
 # Calls that may wait at once.
 waiting_calls = $waiting_calls
 
+[telemetry]
+# Where Prometheus finds the region's metrics, as in "127.0.0.1:9464"; "" for nowhere.
+# On a loopback address it is plain HTTP; on any other one, TLS, for callers with a
+# certificate of the vault's CA.
+metrics = $metrics
+# A directory for the spans of traced calls, a file per process in OTLP's JSON, which an
+# OpenTelemetry Collector reads; "" for none.
+traces = $traces
+# One call in so many is traced, and every call whose caller traces it.
+trace_one_in = $trace_one_in
+
 [join]
 # An extended region: the card of the primary that it was made for. "" for a primary.
 card = $join
@@ -137,6 +154,9 @@ def region_toml(plan: RegionPlan, born: Mapping[str, Born]) -> str:
         _REST.substitute(
             url=_quoted(StoreSettings().url),
             officer=_quoted(_officer(plan)),
+            metrics=_quoted(Telemetry().metrics),
+            traces=_quoted(""),
+            trace_one_in=Telemetry().trace_one_in,
             join=_quoted(layout.joined.name if plan.join else ""),
             **{name: getattr(limits, name) for name in Limits.__dataclass_fields__},
         ),

@@ -46,6 +46,9 @@ def _require_free(settings: RegionConfig) -> None:
     for port in listen.token_ports if settings.issuers else ():
         _probe(settings, port, "token_ports")
     _probe(settings, listen.private_port, "private_port")
+    metrics = settings.telemetry.listener()
+    if metrics is not None:
+        _probe(settings, metrics[1], "metrics", host=metrics[0])
 
 
 @contextmanager
@@ -71,16 +74,17 @@ def _bound(settings: RegionConfig, port: int, setting: str) -> socket.socket:
     return kept
 
 
-def _probe(settings: RegionConfig, port: int, setting: str) -> None:
-    with _socket(settings.listen.host) as probe:
+def _probe(settings: RegionConfig, port: int, setting: str, *, host: str = "") -> None:
+    host = host or settings.listen.host
+    with _socket(host) as probe:
         # Connections that our predecessor left in TIME_WAIT are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.listen.host, port))
+            probe.bind((host, port))
             # Two that are bound with SO_REUSEADDR conflict only when both listen.
             probe.listen(1)
         except OSError as error:
-            raise _failed(settings, port, setting, error) from error
+            raise _failed(settings, port, setting, error, host=host) from error
 
 
 def _socket(host: str) -> socket.socket:
@@ -88,17 +92,20 @@ def _socket(host: str) -> socket.socket:
 
 
 def _failed(
-    settings: RegionConfig, port: int, setting: str, error: OSError
+    settings: RegionConfig, port: int, setting: str, error: OSError, *, host: str = ""
 ) -> ConfigurationError:
-    where = f"{settings.listen.host}:{port}"
-    change = f"`{setting}` under [listen] in {settings.layout.config}"
+    host = host or settings.listen.host
+    where = f"{host}:{port}"
+    section = "telemetry" if setting == "metrics" else "listen"
+    change = f"`{setting}` under [{section}] in {settings.layout.config}"
     if error.errno == errno.EADDRINUSE:
         return PortInUse(
             f"{where} is in use by another program; end that one, or change {change}"
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return ConfigurationError(
-            f"{settings.listen.host} is no address of this machine; change `host` "
-            f"under [listen] in {settings.layout.config}"
+            f"{host} is no address of this machine; change "
+            f"`{setting if section == 'telemetry' else 'host'}` under [{section}] in "
+            f"{settings.layout.config}"
         )
     return ConfigurationError(f"cannot listen on {where}: {error.strerror}; {change}")

@@ -2,6 +2,7 @@
 
 from sqlalchemy import func, select
 
+from hsmvault.model.lifecycle import KeyState
 from hsmvault.model.log import Kind
 from hsmvault.store import counts, wrapped
 from hsmvault.store import state as records
@@ -25,6 +26,12 @@ class Counting:
         """How many keys there are, deleted ones included: by a number that is kept."""
         with self._database.reading() as connection:
             return counts.keys(connection)
+
+    def key_counts(self) -> dict[str, int]:
+        """How many keys there are in each state."""
+        with self._database.snapshot() as connection:
+            every, unusual = counts.keys(connection), records.unusual_keys(connection)
+        return {str(KeyState.ACTIVE): every - sum(unusual.values()), **unusual}
 
     def version_count(self, key: str) -> int:
         """How many versions a key, by its resource, has."""

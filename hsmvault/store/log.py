@@ -69,6 +69,17 @@ def base(connection: Connection) -> Head | None:
     return Head(Position.parse(position), bytes.fromhex(digest))
 
 
+def beginning(connection: Connection) -> Head | None:
+    """Where the log begins; refused, where it holds entries before that."""
+    start = base(connection)
+    if start is not None and holds(connection, start.position.index):
+        raise TwoHistories(
+            "the log holds entries before {base}, where it should begin",
+            base=start.position,
+        )
+    return start
+
+
 def seal(connection: Connection) -> bytes:
     """Return the MAC over the base, as it was given with it."""
     value = connection.execute(_META, {"meta_name": _SEAL}).scalar()

@@ -7,9 +7,11 @@ from typing import Final
 
 from sqlalchemy import URL, Connection, create_engine, exc, text
 
+from hsmvault.metrics import COMMIT_SECONDS
 from hsmvault.model.errors import ConfigurationError, Overloaded
 from hsmvault.store.database import WRITE_WAIT_SECONDS
 from hsmvault.store.failures import translated
+from hsmvault.tracing import timed
 
 _WAIT: Final = text(f"SET LOCAL lock_timeout = {int(WRITE_WAIT_SECONDS * 1000)}")
 _DURABLE: Final = text("SET LOCAL synchronous_commit = on")
@@ -71,7 +73,11 @@ class Postgresql:
         if not self._writing.acquire(timeout=WRITE_WAIT_SECONDS):
             raise Overloaded("the store is busy with other writes; try again")
         try:
-            with translated(), self._engine.begin() as connection:
+            with (
+                timed(COMMIT_SECONDS),
+                translated(),
+                self._engine.begin() as connection,
+            ):
                 for statement in (_WAIT, _DURABLE, _LOCK):
                     connection.execute(statement)
                 yield connection

@@ -20,9 +20,11 @@ from sqlalchemy import (
     exc,
 )
 
+from hsmvault.metrics import COMMIT_SECONDS
 from hsmvault.model.errors import ConfigurationError, Overloaded
 from hsmvault.store.database import WRITE_WAIT_SECONDS
 from hsmvault.store.failures import result_code, translated
+from hsmvault.tracing import timed
 
 _PRAGMAS: Final = (
     # Of every connection: a commit is on the disk before it is answered.
@@ -107,7 +109,11 @@ class Sqlite:
         if not self._writing.acquire(timeout=WRITE_WAIT_SECONDS):
             raise Overloaded("the store is busy with other writes; try again")
         try:
-            with translated(), self._writer.connect() as connection:
+            with (
+                timed(COMMIT_SECONDS),
+                translated(),
+                self._writer.connect() as connection,
+            ):
                 _begin(connection, deadline)
                 try:
                     yield connection

@@ -119,6 +119,14 @@ _UPDATE: Final = (
 )
 
 
+def unusual_keys(connection: Connection) -> dict[str, int]:
+    """Return how many keys there are in each state but the usual one."""
+    keys = state.c.kind == str(Kind.KEY)
+    unusual = select(state.c.life, func.count()).where(keys, state.c.life.is_not(None))
+    found = connection.execute(unusual.group_by(state.c.life)).all()
+    return {str(life): int(number) for life, number in found}
+
+
 def peek(connection: Connection, place: str) -> StoredRecord | None:
     """Return what is kept at a place. That it is None is not yet believed: `find`."""
     row = connection.execute(_ONE, {"at": place}).first()

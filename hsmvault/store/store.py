@@ -126,24 +126,14 @@ class Store(Counting):
         that is the head. Raises TwoHistories where an entry is not what was chained.
         """
         if after is None:
-            after = self._beginning()
+            with self._database.snapshot() as connection:
+                after = log.beginning(connection)
         elif self.head_at(after.position.index) != after:
             raise TwoHistories("{position} is another here", position=after.position)
         found = self.entries(after.position.index if after else 0, limit=limit)
         for entry in found:
             after = log.follow(after, entry)
         return after
-
-    def _beginning(self) -> Head | None:
-        """Where the log begins; refused, where it holds entries before that."""
-        with self._database.snapshot() as connection:
-            start = log.base(connection)
-            if start is not None and log.holds(connection, start.position.index):
-                raise TwoHistories(
-                    "the log holds entries before {base}, where it should begin",
-                    base=start.position,
-                )
-        return start
 
     def state(self, resource: str) -> StoredRecord | None:
         """One resource. Raises IntegrityFailure when log and state disagree."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Final, TypeVar
 
+from hsmvault.metrics import KEY_MISSES, count
 from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
 from hsmvault.model.errors import (
     IntegrityFailure,
@@ -157,6 +158,7 @@ class Memory:
         held = self.ring.get(resource)
         if held is not None:
             return held
+        count(KEY_MISSES)
         for _ in range(READS_MAX):
             drops = self.ring.drops
             stored = self.store.state(resource)

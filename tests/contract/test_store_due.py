@@ -102,3 +102,13 @@ def test_a_store_of_the_first_schema_learns_what_is_due(tmp_path: Path) -> None:
 
     with Store.open(f"sqlite:///{path}", region="north") as store:
         assert _due(store, KeyState.DELETED, NOW + 7 * DAY_MS) == ["keys/early"]
+
+
+def test_keys_are_counted_by_their_state(store: Store) -> None:
+    author = Author(store)
+    assert store.key_counts() == {"ACTIVE": 0}
+    for name in ("a", "b"):
+        author.create(name)
+    _deleted(author, "c", 7)
+
+    assert store.key_counts() == {"ACTIVE": 2, "DELETED": 1}

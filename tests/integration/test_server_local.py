@@ -12,12 +12,14 @@ from pathlib import Path
 import grpc
 import pytest
 
+from hsmvault import metrics
 from hsmvault.local import partition_service, sockets
 from hsmvault.local.partition_client import (
     EXECUTE_SECONDS,
     PartitionClients,
     SiblingWitness,
 )
+from hsmvault.metrics import Sample
 from hsmvault.model.algorithms import KeySpec, KeyType
 from hsmvault.model.errors import NotDue, RegionNotReady, Unavailable, WrappedKeyInvalid
 from hsmvault.model.log import Epoch, Head, Position
@@ -44,6 +46,12 @@ class Duties:
 
     def state(self) -> PartitionState:
         return PartitionState(self.hsm.name, serving=True, position="1.north.7")
+
+    def samples(self) -> list[Sample]:
+        return [
+            Sample(metrics.OPEN_KEYS, value=3),
+            Sample(metrics.HSM_SECONDS, ("using",), 0.5, (1, *[0] * 14, 2)),
+        ]
 
     def execute(
         self,
@@ -122,6 +130,17 @@ def test_work_goes_on_with_one_partition_left(region: Region) -> None:
     assert len(macs) == 30
     assert partition == "p1"
     assert len(signature) == 64
+
+
+def test_what_partitions_measure_is_gathered_from_those_that_answer(
+    region: Region,
+) -> None:
+    region.end("p1")
+
+    gathered = region.workers.samples()
+
+    measured = region.duties["p0"].samples()
+    assert gathered == {"p0": measured, "p1": [], "p2": measured}
 
 
 def test_without_partitions_work_is_refused_as_unavailable(region: Region) -> None:

@@ -98,6 +98,10 @@ def test_paths_are_relative_to_the_settings(tmp_path: Path) -> None:
         ("[partitions.p2]", "[partitions.p3]", "must hold exactly p0, p1, p2"),
         ('url = "', "url = 7 # ", r"store\.url must be a text in quotes, not 7"),
         ("[region]", "[region", "is not TOML"),
+        ('metrics = ""', 'metrics = "9464"', "must be an address and a port"),
+        ('metrics = ""', 'metrics = "localhost:9464"', "must be an address and a"),
+        ('metrics = ""', 'metrics = "127.0.0.1:0"', "must be an address and a port"),
+        ("trace_one_in = 100", "trace_one_in = 0", "must be 1 or more"),
         ('user_pin_file = "secrets/p0.pin"', 'user_pin_file = ""', "must name a file"),
     ],
 )
@@ -122,6 +126,7 @@ def test_no_setting_is_left_out_of_what_is_written(text: str) -> None:
         config.StoreSettings,
         config.OfficerSettings,
         config.Limits,
+        config.Telemetry,
         config.Join,
     ):
         for name in section.__dataclass_fields__:

@@ -1,5 +1,7 @@
 """Writes in two regions that run: positions, waiting for them, and who decides."""
 
+import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -17,6 +19,12 @@ from hsmvault.model.log import Position
 from hsmvault.v1 import access_service_pb2 as access
 from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1 import region_service_pb2 as regions
+from hsmvault.v1.crypto_service_pb2 import (
+    BatchItem,
+    BatchRequest,
+    DecryptRequest,
+    EncryptRequest,
+)
 from hsmvault.v1.resources_pb2 import (
     Durability,
     Key,
@@ -25,6 +33,7 @@ from hsmvault.v1.resources_pb2 import (
     RoleAssignment,
     RoleDefinition,
 )
+from tests.architecture.house import HOUSE
 from tests.support.callers import (
     SECONDS,
     Callers,
@@ -38,7 +47,7 @@ from tests.support.callers import (
 )
 from tests.support.cut import cut_off
 from tests.support.issuer import TestIssuer, running_issuer
-from tests.support.regions import LiveRegion, region_message
+from tests.support.regions import FREE, LiveRegion, region_message
 from tests.support.served import Caller, error_info, refusal
 
 pytestmark = pytest.mark.softhsm
@@ -60,8 +69,12 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestIssuer]:
 def call(
     tmp_path_factory: pytest.TempPathFactory, issuer: TestIssuer
 ) -> Iterator[Callers]:
-    directory = tmp_path_factory.mktemp("writes")
-    with populated_vault(directory, "south", settings=issuer.toml) as callers:
+    with populated_vault(
+        tmp_path_factory.mktemp("writes"),
+        "south",
+        settings=issuer.toml,
+        telemetry={"traces": "traces", "metrics": FREE},
+    ) as callers:
         yield callers
 
 
@@ -507,3 +520,72 @@ def test_a_caller_with_a_token_writes_in_any_region_what_their_roles_allow(
         # For certificates this is redirected; with a token south has it done.
         made = root.at("south").roles.assign("CN=kim", "Crypto Auditor", scope="/keys")
         assert root.at("south").roles.get(made.name).principal == "CN=kim"
+
+
+def test_a_write_that_is_forwarded_is_one_trace_through_both_regions(
+    call: Callers, south: LiveRegion
+) -> None:
+    trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+    call(region="south").keys.CreateKey(
+        keys.CreateKeyRequest(
+            key_id="traced", key=Key(spec=KeySpec(type="EC", curve="P-256"))
+        ),
+        timeout=SECONDS,
+        metadata=(("traceparent", f"00-{trace}-{span}-01"),),
+    )
+
+    def spans(region: LiveRegion) -> dict[str, dict[str, Any]]:
+        """Those of the trace, by their names."""
+        lines = [
+            json.loads(line)
+            for path in (region.layout.directory / "traces").glob("*.jsonl")
+            for line in path.read_text().splitlines()
+        ]
+        scopes = [line["resourceSpans"][0]["scopeSpans"][0] for line in lines]
+        found = [one for scope in scopes for one in scope["spans"]]
+        return {one["name"]: one for one in found if one["traceId"] == trace}
+
+    north = call.vault.north
+    create_key = "hsmvault.v1.KeyService/CreateKey"
+    for region in (north, south):
+        region.wait_until(lambda: create_key in spans(region), what="spans")  # noqa: B023
+    here, there = spans(south), spans(north)
+    assert here[create_key]["parentSpanId"] == span
+    assert here["forward"]["parentSpanId"] == here[create_key]["spanId"]
+    assert there[create_key]["parentSpanId"] == here[create_key]["spanId"]
+    assert there["store_commit"]["parentSpanId"] == there[create_key]["spanId"]
+
+
+def test_every_series_on_the_board_exists_in_two_regions_that_were_used(
+    call: Callers, south: LiveRegion
+) -> None:
+    """What Prometheus really takes, beside what the code says that it could."""
+    alice = call(region="south")
+    create(alice, "watched", "oct", bits=256)
+    crypto = alice.crypto
+    sealed = crypto.Encrypt(
+        EncryptRequest(name="keys/watched", algorithm="A256GCM", plaintext=b"secret"),
+        timeout=SECONDS,
+    )
+    spoilt = DecryptRequest(
+        name=sealed.name,
+        algorithm="A256GCM",
+        ciphertext=sealed.ciphertext,
+        iv=sealed.iv,
+        tag=bytes(16),
+    )
+    crypto.Batch(BatchRequest(items=[BatchItem(decrypt=spoilt)]), timeout=SECONDS)
+    refusal(lambda: crypto.Decrypt(spoilt, timeout=SECONDS))
+
+    found = call.vault.north.scraped().keys() | south.scraped().keys()
+
+    board = json.loads((HOUSE / "docs/grafana/hsmvault.json").read_text())
+    wanted = {
+        name
+        for panel in board["panels"]
+        for target in panel.get("targets", ())
+        for name in re.findall(r"\bhsmvault_[a-z_]+", target["expr"])
+    }
+    assert wanted
+    assert wanted - found == set()

@@ -77,10 +77,13 @@ class Callers:
 
 @contextmanager
 def populated_vault(
-    directory: Path, *extended: str, settings: str = ""
+    directory: Path,
+    *extended: str,
+    settings: str = "",
+    telemetry: Mapping[str, str | int] | None = None,
 ) -> Iterator[Callers]:
     """A vault with its callers, and with these extended regions, synchronised."""
-    with running_vault(directory, settings=settings) as vault:
+    with running_vault(directory, settings=settings, telemetry=telemetry) as vault:
         vault.grant("alice", USER)
         vault.grant("olga", OFFICER)
         vault.north.wait_serving(manager=True)

@@ -5,11 +5,13 @@ Processes that are started here end here, whatever the test does.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ import grpc
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from prometheus_client.parser import text_string_to_metric_families
 
 from hsmvault import config
 from hsmvault.config import RegionConfig
@@ -28,6 +31,7 @@ from hsmvault.regions.birth import RegionPlan
 from hsmvault.regions.card import Card
 from hsmvault.regions.certificates import ClientFiles, add_caller
 from hsmvault.regions.layout import PARTITIONS, Layout
+from hsmvault.regions.listening import free_ports
 from hsmvault.server.founding import found_vault, init_region
 from hsmvault.v1 import (
     access_service_pb2,
@@ -40,6 +44,8 @@ from hsmvault.v1 import (
 START_SECONDS: Final = 60.0
 """A busy machine starts five interpreters."""
 STOP_SECONDS: Final = 30.0
+FREE: Final = "free"
+"""As `metrics` under [telemetry]: on some port of each region's own."""
 
 
 @dataclass
@@ -68,6 +74,17 @@ class LiveRegion:
     @property
     def partition_endpoints(self) -> tuple[str, ...]:
         return self.config.partition_endpoints
+
+    def scraped(self) -> dict[str, list[Any]]:
+        """Every sample that Prometheus would take, by its name."""
+        url = f"http://{self.config.telemetry.metrics}/metrics"
+        with urllib.request.urlopen(url) as answer:
+            text = answer.read().decode()
+        found: dict[str, list[Any]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, []).append(sample)
+        return found
 
     @property
     def pid(self) -> int:
@@ -210,6 +227,8 @@ class LiveVault:
     directory: Path
     settings: str = ""
     """Added to each region's region.toml."""
+    telemetry: Mapping[str, str | int] = field(default_factory=dict)
+    """What stands under [telemetry] in its regions' settings."""
     regions: dict[str, LiveRegion] = field(default_factory=dict)
     callers: dict[str, ClientFiles] = field(default_factory=dict)
     _channels: list[grpc.Channel] = field(default_factory=list)
@@ -246,6 +265,10 @@ class LiveVault:
                 ca_directory=self.ca,
             )
         )
+        telemetry = dict(self.telemetry)
+        if telemetry.get("metrics") == FREE:
+            telemetry["metrics"] = f"127.0.0.1:{free_ports('127.0.0.1').public}"
+        _configure(born.layout, telemetry)
         with born.layout.config.open("a") as settings:
             settings.write(self.settings)
         self.regions[name] = LiveRegion(born.layout)
@@ -361,6 +384,16 @@ class LiveVault:
             region.kill()
 
 
+def _configure(layout: Layout, settings: Mapping[str, str | int]) -> None:
+    text = layout.config.read_text()
+    for name, value in settings.items():
+        # JSON's texts and numbers are TOML's.
+        line = f"{name} = {json.dumps(value)}"
+        text, times = re.subn(rf"(?m)^{name} = .*$", line, text)
+        assert times == 1, name
+    layout.config.write_text(text)
+
+
 def _states(stub: region_service_pb2_grpc.RegionServiceStub) -> dict[str, str]:
     listed = stub.ListRegions(
         region_service_pb2.ListRegionsRequest(show_purged=True), timeout=10
@@ -403,9 +436,14 @@ def region_message(card: Card) -> resources_pb2.Region:
 
 
 @contextmanager
-def founded_vault(directory: Path, *, settings: str = "") -> Iterator[LiveVault]:
+def founded_vault(
+    directory: Path,
+    *,
+    settings: str = "",
+    telemetry: Mapping[str, str | int] | None = None,
+) -> Iterator[LiveVault]:
     """One region, `north`, founded and not served yet."""
-    vault = LiveVault(directory, settings)
+    vault = LiveVault(directory, settings, telemetry or {})
     try:
         vault.init("north")
         vault.found()
@@ -415,8 +453,13 @@ def founded_vault(directory: Path, *, settings: str = "") -> Iterator[LiveVault]
 
 
 @contextmanager
-def running_vault(directory: Path, *, settings: str = "") -> Iterator[LiveVault]:
+def running_vault(
+    directory: Path,
+    *,
+    settings: str = "",
+    telemetry: Mapping[str, str | int] | None = None,
+) -> Iterator[LiveVault]:
     """One region, `north`, founded and served; CN=admin administers it."""
-    with founded_vault(directory, settings=settings) as vault:
+    with founded_vault(directory, settings=settings, telemetry=telemetry) as vault:
         vault.north.serve()
         yield vault

@@ -418,3 +418,15 @@ def test_a_limit_that_outlasts_the_call_is_the_callers_to_hear_of(
         client.sign("payroll", "ES256", digest=DIGEST, timeout=5)
 
     assert len(asked) == 1
+
+
+def test_calls_carry_the_trace_of_whoever_calls(vault: PretendVault) -> None:
+    """Asked for each: the callers of one client have traces of their own."""
+    parents = iter(("", "00-" + "a" * 32 + "-" + "b" * 16 + "-01", ""))
+    with vault.connect(traceparent=lambda: next(parents, "")) as client:
+        before = len(vault.asked("Sign"))
+        sign(client)
+        sign(client)
+
+    sent = [c.metadata.get("traceparent", "") for c in vault.asked("Sign")[before:]]
+    assert sent == ["00-" + "a" * 32 + "-" + "b" * 16 + "-01", ""]

@@ -53,6 +53,18 @@ def test_what_changes_something_is_repeated_only_with_a_request_id() -> None:
     assert not _repeated(service_config.service_config()) & changing
 
 
+def test_who_shows_tokens_makes_no_health_checks() -> None:
+    """Those that gRPC makes by itself carry no token: they would be refused."""
+    config = hsmvault("client-config", "--tokens").json
+
+    assert "healthCheckConfig" not in config
+    assert config == {
+        name: value
+        for name, value in service_config.service_config().items()
+        if name != "healthCheckConfig"
+    }
+
+
 def test_only_unavailability_is_retried() -> None:
     """Nothing is gained by repeating what was refused, and a deadline is over."""
     for of in service_config.service_config(writes=True)["methodConfig"]:

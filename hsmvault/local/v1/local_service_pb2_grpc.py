@@ -95,6 +95,11 @@ class PartitionWorkStub:
                 request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepReply.FromString,
                 _registered_method=True)
+        self.Measure = channel.unary_unary(
+                '/hsmvault.local.v1.PartitionWork/Measure',
+                request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.MeasureRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.Measures.FromString,
+                _registered_method=True)
 
 
 class PartitionWorkServicer:
@@ -176,6 +181,13 @@ class PartitionWorkServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Measure(self, request, context):
+        """What this process has counted, and how it is now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PartitionWorkServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -238,6 +250,11 @@ def add_PartitionWorkServicer_to_server(servicer, server):
                     servicer.Upkeep,
                     request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepRequest.FromString,
                     response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepReply.SerializeToString,
+            ),
+            'Measure': grpc.unary_unary_rpc_method_handler(
+                    servicer.Measure,
+                    request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.MeasureRequest.FromString,
+                    response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.Measures.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -565,6 +582,33 @@ class PartitionWork:
             '/hsmvault.local.v1.PartitionWork/Upkeep',
             hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepRequest.SerializeToString,
             hsmvault_dot_local_dot_v1_dot_local__service__pb2.UpkeepReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Measure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.local.v1.PartitionWork/Measure',
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.MeasureRequest.SerializeToString,
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.Measures.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,8 @@ class PartitionWorkStub:
     """Runs a public RPC on behalf of a caller of another region."""
     Upkeep: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.UpkeepRequest, _local_service_pb2.UpkeepReply]
     """Does to a key, as the vault itself, what is due by the clock."""
+    Measure: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.MeasureRequest, _local_service_pb2.Measures]
+    """What this process has counted, and how it is now."""
 
 @_typing.type_check_only
 class PartitionWorkAsyncStub(PartitionWorkStub):
@@ -69,6 +71,8 @@ class PartitionWorkAsyncStub(PartitionWorkStub):
     """Runs a public RPC on behalf of a caller of another region."""
     Upkeep: _aio.UnaryUnaryMultiCallable[_local_service_pb2.UpkeepRequest, _local_service_pb2.UpkeepReply]  # type: ignore[assignment]
     """Does to a key, as the vault itself, what is due by the clock."""
+    Measure: _aio.UnaryUnaryMultiCallable[_local_service_pb2.MeasureRequest, _local_service_pb2.Measures]  # type: ignore[assignment]
+    """What this process has counted, and how it is now."""
 
 class PartitionWorkServicer(metaclass=_abc_1.ABCMeta):
     """What a partition server does for the pool manager and for its siblings."""
@@ -159,6 +163,14 @@ class PartitionWorkServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_local_service_pb2.UpkeepReply, _abc.Awaitable[_local_service_pb2.UpkeepReply]]:
         """Does to a key, as the vault itself, what is due by the clock."""
+
+    @_abc_1.abstractmethod
+    def Measure(
+        self,
+        request: _local_service_pb2.MeasureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_local_service_pb2.Measures, _abc.Awaitable[_local_service_pb2.Measures]]:
+        """What this process has counted, and how it is now."""
 
 def add_PartitionWorkServicer_to_server(servicer: PartitionWorkServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
