@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import re
 
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
@@ -10,11 +11,13 @@ import hsmvault.v1
 from hsmvault.api.facts import FACTS
 from hsmvault.api.permissions import RULES, Write
 from hsmvault.api.status import CODES
+from hsmvault.hsm.mechanisms import KW, MACS, RSA, SIGNING
 from hsmvault.model.access import BUILT_IN, FOR_EVERYONE, Permission
+from hsmvault.model.algorithms import CBC, CBC_PAD, GCM, USES, Algorithm
 from hsmvault.model.errors import VaultError
 from hsmvault.model.lifecycle import ANSWERS, Standing
 from hsmvault.telemetry import LEVELS, Event
-from tests.architecture.house import PACKAGE
+from tests.architecture.house import HOUSE, PACKAGE
 
 # PKCS#11's table, the other border, has its own test beside hsm's.
 
@@ -121,3 +124,19 @@ def test_what_needs_an_operator_is_reported_as_critical() -> None:
         Event.PROCESS_NEEDS_OPERATOR,
     ):
         assert LEVELS[event] == "critical"
+
+
+def test_no_algorithm_is_missing_from_any_table() -> None:
+    """Of the partition: each is asked of the token in some way, and in one only."""
+    ways = [SIGNING.keys(), MACS.keys(), RSA, KW, GCM, CBC, CBC_PAD]
+
+    assert sorted(a for way in ways for a in way) == sorted(Algorithm)
+    assert USES.keys() == set(Algorithm)
+
+
+def test_every_algorithm_is_in_the_readme() -> None:
+    text = (HOUSE / "README.md").read_text().replace("\\", "")
+
+    for algorithm in Algorithm:
+        family = re.sub(r"^A(128|192|256)", "A*", algorithm.value)
+        assert family in text, algorithm

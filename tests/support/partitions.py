@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import KeyType as CkKeyType
 
@@ -97,6 +99,46 @@ def known(hsm: Hsm, spec: KeySpec, raw: bytes) -> Material:
         assert isinstance(hsm, Partition)
         wrapped = hsm._core.run(lambda session: _wrap_known(hsm, session, version, raw))
     return at_rest(hsm, spec, b"", wrapped)
+
+
+def known_rsa(hsm: Partition, key: rsa.RSAPrivateKey) -> Material:
+    """An RSA key of `north` that the test brought, at rest there."""
+    version = secrets.token_hex(16)
+    wrapped = _wrap_known_rsa(hsm, version, key)
+    spki = key.public_key().public_bytes(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    return at_rest(hsm, KeySpec.of("RSA", bits=key.key_size), spki, wrapped)
+
+
+def _wrap_known_rsa(hsm: Partition, version: str, key: rsa.RSAPrivateKey) -> WrappedKey:
+    numbers = key.private_numbers()
+    parts = {
+        Attribute.MODULUS: numbers.public_numbers.n,
+        Attribute.PUBLIC_EXPONENT: numbers.public_numbers.e,
+        Attribute.PRIVATE_EXPONENT: numbers.d,
+        Attribute.PRIME_1: numbers.p,
+        Attribute.PRIME_2: numbers.q,
+        Attribute.EXPONENT_1: numbers.dmp1,
+        Attribute.EXPONENT_2: numbers.dmq1,
+        Attribute.COEFFICIENT: numbers.iqmp,
+    }
+
+    def work(session: Session) -> WrappedKey:
+        made = session.raw.create_object(
+            {
+                Attribute.CLASS: ObjectClass.PRIVATE_KEY,
+                Attribute.KEY_TYPE: CkKeyType.RSA,
+                Attribute.TOKEN: False,
+                Attribute.PRIVATE: True,
+                Attribute.SENSITIVE: False,
+                Attribute.EXTRACTABLE: True,
+                **{a: n.to_bytes((n.bit_length() + 7) // 8) for a, n in parts.items()},
+            }
+        )
+        return wrap_for(hsm._core, session, made, version=version, region="north")
+
+    return hsm._core.run(work)
 
 
 def _wrap_known(
