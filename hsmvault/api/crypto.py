@@ -1,11 +1,13 @@
 """CryptoService: the use of keys. The hot path: parse, call, convert."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from hsmvault.api.checksums import crc32c, require_intact
 from hsmvault.api.dispatch import Call
 from hsmvault.api.permissions import key_or_version
 from hsmvault.model.errors import InvalidRequest
+from hsmvault.model.names import KeyName, VersionName
 from hsmvault.v1 import crypto_service_pb2 as pb
 from hsmvault.v1.resources_pb2 import Served
 from hsmvault.vault.crypto import Crypto, Source, Target
@@ -49,8 +51,17 @@ class CryptoServicer:
             self._last = (position, served)
         return served
 
+    def _used(self, request: Any) -> tuple[KeyName, str | None]:
+        """Return what makes something new: the version that is expected, if one is."""
+        name, version = key_or_version(request.name)
+        if request.expected_version:
+            version = self._crypto.plans.expected(
+                name, version, VersionName.parse(request.expected_version)
+            )
+        return name, version
+
     def sign(self, request: pb.SignRequest, call: Call | None) -> pb.SignResponse:
-        key, version = key_or_version(request.name)
+        key, version = self._used(request)
         algorithm = request.algorithm
         intact = require_intact(request, "digest", request.digest or request.data)
         name, signature = self._crypto.sign(
@@ -91,7 +102,7 @@ class CryptoServicer:
         intact = require_intact(request, "plaintext", request.plaintext)
         intact_aad = require_intact(request, "additional_authenticated_data", aad)
         name, sealed = self._crypto.encrypt(
-            *key_or_version(request.name),
+            *self._used(request),
             request.algorithm,
             request.plaintext,
             _bound(request.additional_authenticated_data, request.encryption_context),
@@ -171,7 +182,7 @@ class CryptoServicer:
     ) -> pb.WrapKeyResponse:
         intact = require_intact(request, "plaintext", request.plaintext)
         name, wrapped = self._crypto.wrap(
-            *key_or_version(request.name),
+            *self._used(request),
             request.algorithm,
             request.plaintext,
             context=request.encryption_context,
@@ -208,7 +219,7 @@ class CryptoServicer:
         self, request: pb.GenerateDataKeyRequest, call: Call | None
     ) -> pb.GenerateDataKeyResponse:
         name, algorithm, plaintext, wrapped = self._crypto.data_key(
-            *key_or_version(request.name),
+            *self._used(request),
             request.algorithm,
             request.bytes,
             context=request.encryption_context,

@@ -54,6 +54,7 @@ def _digest(text: str | None) -> bytes | None:
 @files.IN
 @click.option("--digest", default=None, metavar="HEX", help="Instead of --in.")
 @files.FORM
+@files.EXPECTED
 @files.OUT
 @connected
 def sign(
@@ -64,6 +65,7 @@ def sign(
     source: IO[bytes],
     digest: str | None,
     form: str,
+    expected_version: str,
     target: Path | None,
 ) -> None:
     """Sign a file, or a digest of it. The file is hashed here and never sent.
@@ -72,7 +74,11 @@ def sign(
     """
     given = _digest(digest)
     answer = asking.vault.sign(
-        name, algorithm, digest=given, message=b"" if given else source.read()
+        name,
+        algorithm,
+        digest=given,
+        message=b"" if given else source.read(),
+        expected_version=expected_version,
     )
     if asking.as_json:
         printing.dump(printing.plain(answer))
@@ -152,6 +158,7 @@ def verify(
 @files.IN
 @files.AAD
 @files.CONTEXT
+@files.EXPECTED
 @files.OUT
 @connected
 def encrypt(
@@ -162,6 +169,7 @@ def encrypt(
     source: IO[bytes],
     aad: IO[bytes] | None,
     context: dict[str, str],
+    expected_version: str,
     target: Path | None,
 ) -> None:
     """Encrypt up to 64 KiB into a JSON file that `decrypt` opens."""
@@ -171,6 +179,7 @@ def encrypt(
         source.read(),
         aad=aad.read() if aad else b"",
         context=context,
+        expected_version=expected_version,
     )
     files.write_json(_sealed(answer), target)
 
@@ -262,6 +271,7 @@ def re_encrypt(
 @files.ALGORITHM
 @files.IN
 @files.CONTEXT
+@files.EXPECTED
 @files.OUT
 @connected
 def wrap(
@@ -271,10 +281,17 @@ def wrap(
     algorithm: str,
     source: IO[bytes],
     context: dict[str, str],
+    expected_version: str,
     target: Path | None,
 ) -> None:
     """Wrap a key of yours into a JSON file that `unwrap` opens."""
-    answer = asking.vault.wrap(name, algorithm, source.read(), context=context)
+    answer = asking.vault.wrap(
+        name,
+        algorithm,
+        source.read(),
+        context=context,
+        expected_version=expected_version,
+    )
     fields = {
         "name": answer.name,
         "algorithm": answer.algorithm,
@@ -320,6 +337,7 @@ def unwrap(
     "Without, only the wrapped one is made.",
 )
 @files.CONTEXT
+@files.EXPECTED
 @files.OUT
 @connected
 def data_key(
@@ -330,6 +348,7 @@ def data_key(
     size: int,
     plaintext: Path | None,
     context: dict[str, str],
+    expected_version: str,
     target: Path | None,
 ) -> None:
     """Make a data key: in clear into one file, wrapped into another."""
@@ -339,6 +358,7 @@ def data_key(
         size=size,
         without_plaintext=plaintext is None,
         context=context,
+        expected_version=expected_version,
     )
     if plaintext is not None:
         files.write(answer.plaintext, plaintext)

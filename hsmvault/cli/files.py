@@ -31,6 +31,9 @@ IN = click.option(
     "--in", "source", type=click.File("rb"), default="-", help="File; default: stdin."
 )
 FILE = click.argument("source", metavar="[FILE]", type=click.File("rb"), default="-")
+EXPECTED = click.option(
+    "--expected-version", default="", help="Refuse if another version is current."
+)
 OUT = click.option(
     "--out",
     "target",

@@ -53,11 +53,14 @@ class Crypto:
         *,
         digest: bytes | None = None,
         message: bytes = b"",
+        expected_version: str = "",
         **options: Unpack[Options],
     ) -> messages.SignResponse:
         """Sign a digest, or a message, which is hashed here and never sent.
 
-        HS* takes messages only, and they are sent: the key is in the vault.
+        HS* takes messages only, and they are sent: the key is in the vault. Refused
+        when another version of the key is current than `expected_version`, here and
+        wherever something is made.
         """
         digest, data = _signed(algorithm, digest, message)
         request = messages.SignRequest(
@@ -66,6 +69,7 @@ class Crypto:
             digest=digest,
             data=data,
             digest_crc32c=google_crc32c.value(digest or data),
+            expected_version=expected_version,
         )
         answer = self._caller.call(methods.SIGN, request, **options)
         if answer.verified_digest_crc32c:
@@ -103,6 +107,7 @@ class Crypto:
         *,
         aad: bytes = b"",
         context: Mapping[str, str] | None = None,
+        expected_version: str = "",
         **options: Unpack[Options],
     ) -> messages.EncryptResponse:
         """Encrypt. Keep the answer's name, iv and tag beside the ciphertext.
@@ -117,6 +122,7 @@ class Crypto:
             encryption_context=context,
             plaintext_crc32c=google_crc32c.value(plaintext),
             additional_authenticated_data_crc32c=google_crc32c.value(aad),
+            expected_version=expected_version,
         )
         answer = self._caller.call(methods.ENCRYPT, request, **options)
         if answer.verified_plaintext_crc32c:
@@ -193,6 +199,7 @@ class Crypto:
         plaintext: bytes,
         *,
         context: Mapping[str, str] | None = None,
+        expected_version: str = "",
         **options: Unpack[Options],
     ) -> messages.WrapKeyResponse:
         """Wrap a key of yours; by A*GCM bound to `context`, needed to unwrap."""
@@ -202,6 +209,7 @@ class Crypto:
             plaintext=plaintext,
             encryption_context=context,
             plaintext_crc32c=google_crc32c.value(plaintext),
+            expected_version=expected_version,
         )
         answer = self._caller.call(methods.WRAP_KEY, request, **options)
         if answer.verified_plaintext_crc32c:
@@ -238,6 +246,7 @@ class Crypto:
         size: int = 32,
         without_plaintext: bool = False,
         context: Mapping[str, str] | None = None,
+        expected_version: str = "",
         **options: Unpack[Options],
     ) -> messages.GenerateDataKeyResponse:
         """Make a data key of `size` bytes: use `plaintext`, keep `wrapped`.
@@ -251,6 +260,7 @@ class Crypto:
             bytes=size,
             without_plaintext=without_plaintext,
             encryption_context=context,
+            expected_version=expected_version,
         )
         answer = self._caller.call(methods.GENERATE_DATA_KEY, request, **options)
         if answer.wrapped_crc32c:

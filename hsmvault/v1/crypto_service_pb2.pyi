@@ -29,6 +29,7 @@ class SignRequest(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     DIGEST_CRC32C_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     digest: _builtins.bytes
@@ -37,6 +38,10 @@ class SignRequest(_message.Message):
     """HS* only: what is to be authenticated itself, 1 byte to 64 KiB."""
     digest_crc32c: _builtins.int
     """CRC32C of the digest, or of the data for HS*. Refused if it differs."""
+    expected_version: _builtins.str
+    """`keys/{key}/versions/{version}`, where `name` is a key: refused with
+    FAILED_PRECONDITION when another version is current.
+    """
     def __init__(
         self,
         *,
@@ -45,10 +50,11 @@ class SignRequest(_message.Message):
         digest: _builtins.bytes = ...,
         data: _builtins.bytes = ...,
         digest_crc32c: _builtins.int | None = ...,
+        expected_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_digest_crc32c", b"_digest_crc32c", "digest_crc32c", b"digest_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_digest_crc32c", b"_digest_crc32c", "algorithm", b"algorithm", "data", b"data", "digest", b"digest", "digest_crc32c", b"digest_crc32c", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_digest_crc32c", b"_digest_crc32c", "algorithm", b"algorithm", "data", b"data", "digest", b"digest", "digest_crc32c", b"digest_crc32c", "expected_version", b"expected_version", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__digest_crc32c: _TypeAlias = _typing.Literal["digest_crc32c"]  # noqa: Y015
     _WhichOneofArgType__digest_crc32c: _TypeAlias = _typing.Literal["_digest_crc32c", b"_digest_crc32c"]  # noqa: Y015
@@ -208,6 +214,7 @@ class EncryptRequest(_message.Message):
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
     ADDITIONAL_AUTHENTICATED_DATA_CRC32C_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     plaintext: _builtins.bytes
@@ -216,6 +223,8 @@ class EncryptRequest(_message.Message):
     plaintext_crc32c: _builtins.int
     """CRC32C of the fields of these names. Refused if one differs."""
     additional_authenticated_data_crc32c: _builtins.int
+    expected_version: _builtins.str
+    """Refused with FAILED_PRECONDITION when another version of `name` is current."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """GCM only: the same in pairs, whose order does not matter; at most 64. What is
@@ -233,10 +242,11 @@ class EncryptRequest(_message.Message):
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         plaintext_crc32c: _builtins.int | None = ...,
         additional_authenticated_data_crc32c: _builtins.int | None = ...,
+        expected_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c", "_plaintext_crc32c", b"_plaintext_crc32c", "additional_authenticated_data_crc32c", b"additional_authenticated_data_crc32c", "plaintext_crc32c", b"plaintext_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c", "_plaintext_crc32c", b"_plaintext_crc32c", "additional_authenticated_data", b"additional_authenticated_data", "additional_authenticated_data_crc32c", b"additional_authenticated_data_crc32c", "algorithm", b"algorithm", "encryption_context", b"encryption_context", "name", b"name", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c", "_plaintext_crc32c", b"_plaintext_crc32c", "additional_authenticated_data", b"additional_authenticated_data", "additional_authenticated_data_crc32c", b"additional_authenticated_data_crc32c", "algorithm", b"algorithm", "encryption_context", b"encryption_context", "expected_version", b"expected_version", "name", b"name", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__additional_authenticated_data_crc32c: _TypeAlias = _typing.Literal["additional_authenticated_data_crc32c"]  # noqa: Y015
     _WhichOneofArgType__additional_authenticated_data_crc32c: _TypeAlias = _typing.Literal["_additional_authenticated_data_crc32c", b"_additional_authenticated_data_crc32c"]  # noqa: Y015
@@ -607,12 +617,15 @@ class WrapKeyRequest(_message.Message):
     PLAINTEXT_FIELD_NUMBER: _builtins.int
     PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     algorithm: _builtins.str
     plaintext: _builtins.bytes
     """A*KW: a multiple of 8 bytes, 16 to 4096. A*GCM: 1 to 4096."""
     plaintext_crc32c: _builtins.int
     """CRC32C of it. Refused if it differs."""
+    expected_version: _builtins.str
+    """Refused with FAILED_PRECONDITION when another version of `name` is current."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """A*GCM only: pairs that UnwrapKey needs again, in any order; at most 64. What is
@@ -627,10 +640,11 @@ class WrapKeyRequest(_message.Message):
         plaintext: _builtins.bytes = ...,
         plaintext_crc32c: _builtins.int | None = ...,
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        expected_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c", "plaintext_crc32c", b"plaintext_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c", "algorithm", b"algorithm", "encryption_context", b"encryption_context", "name", b"name", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c", "algorithm", b"algorithm", "encryption_context", b"encryption_context", "expected_version", b"expected_version", "name", b"name", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__plaintext_crc32c: _TypeAlias = _typing.Literal["plaintext_crc32c"]  # noqa: Y015
     _WhichOneofArgType__plaintext_crc32c: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c"]  # noqa: Y015
@@ -797,6 +811,7 @@ class GenerateDataKeyRequest(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     WITHOUT_PLAINTEXT_FIELD_NUMBER: _builtins.int
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The key that wraps the data key."""
     algorithm: _builtins.str
@@ -807,6 +822,8 @@ class GenerateDataKeyRequest(_message.Message):
     """16 to 512; default 32."""
     without_plaintext: _builtins.bool
     """Answer the wrapped data key only: whoever will use it unwraps it then."""
+    expected_version: _builtins.str
+    """Refused with FAILED_PRECONDITION when another version of `name` is current."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """A*GCM only: pairs that UnwrapKey needs again."""
@@ -819,10 +836,11 @@ class GenerateDataKeyRequest(_message.Message):
         bytes: _builtins.int = ...,
         without_plaintext: _builtins.bool = ...,
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        expected_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bytes", b"bytes", "encryption_context", b"encryption_context", "name", b"name", "without_plaintext", b"without_plaintext"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bytes", b"bytes", "encryption_context", b"encryption_context", "expected_version", b"expected_version", "name", b"name", "without_plaintext", b"without_plaintext"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,14 +19,16 @@ from hsmvault.model.algorithms import (
 )
 from hsmvault.model.errors import (
     AlgorithmLegacy,
+    InvalidRequest,
     KeyNotEnabled,
     NotFound,
     OperationNotPermitted,
     RegionBehind,
+    VersionMoved,
 )
 from hsmvault.model.key_records import KeyRecord
 from hsmvault.model.lifecycle import KeyState, require_within_dates
-from hsmvault.model.names import KeyName
+from hsmvault.model.names import KeyName, VersionName
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.plan import Plan
 from hsmvault.vault.ports import Clock
@@ -63,6 +65,29 @@ class Plans:
                 name=name,
             )
         return plan
+
+    def expected(
+        self, name: KeyName, version: str | None, expected: VersionName
+    ) -> str:
+        """Return the version that is expected, or raise VersionMoved: it is another.
+
+        It is used by its id from here on, so that none can take its place meanwhile.
+        """
+        if version is not None or expected.key.folded != name.folded:
+            raise InvalidRequest(
+                "expected_version is a version of the key that name names, not of "
+                "{name}",
+                name=name.version(version) if version else name,
+            )
+        key = self.held(name).key.record
+        if key.current != expected.version:
+            raise VersionMoved(
+                "{expected} is not current, {current} is; read the key again, or name "
+                "the version that you want: hsmvault key versions",
+                expected=expected,
+                current=f"{key.name}/versions/{key.current}",
+            )
+        return expected.version
 
     def held(self, name: KeyName) -> Held:
         """Return the key, or raise NotFound."""

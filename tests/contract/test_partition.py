@@ -239,6 +239,18 @@ def test_an_oct_key_of_another_size_does_not_open(pools: Pools) -> None:
         pools.sibling.self_test(short)
 
 
+def test_cr_16_what_was_forgotten_is_no_longer_open(pools: Pools) -> None:
+    """After a disable or a deletion the vault forgets a version: no handle stays."""
+    material = fresh(pools.north, P256)
+    before = pools.north.open_keys
+    pools.north.sign(material, Algorithm.ES256, secrets.token_bytes(32))
+    opened = pools.north.open_keys
+
+    pools.north.forget([material.version])
+
+    assert (opened - before, pools.north.open_keys - before) == (1, 0)
+
+
 def test_what_was_forgotten_is_opened_anew(pools: Pools) -> None:
     material = fresh(pools.north, P256)
     digest = secrets.token_bytes(32)

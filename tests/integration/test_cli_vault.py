@@ -10,6 +10,8 @@ import pytest
 
 import hsmvault as hsmvault_client
 from hsmvault.client.profile import Profile
+from hsmvault.local.manager_client import ManagerClient
+from hsmvault.model.errors import ClockUntrusted
 from hsmvault.v1.crypto_service_pb2 import BatchItem, EncryptRequest, SignRequest
 from tests.support.prompt import Ended, hsmvault
 from tests.support.regions import LiveVault, running_vault
@@ -85,6 +87,71 @@ def test_a_key_lives_its_whole_life_at_the_prompt(alice: Typed, otto: Typed) -> 
     purged = otto("key", "purge", "life", "--yes")
     assert purged.code == 0, purged.err
     assert "position" in purged.text
+
+
+def test_a_rotation_policy_is_set_shown_and_removed_at_the_prompt(
+    alice: Typed,
+) -> None:
+    alice("key", "create", "turning")
+
+    made = alice("key", "rotation", "set", "turning", "--after", "P5W")
+    shown = alice("key", "rotation", "show", "turning", "--output", "json")
+    months = alice("key", "rotation", "set", "turning", "--after", "P1M")
+    short = alice("key", "rotation", "set", "turning", "--after", "P27D")
+    nothing = alice("key", "rotation", "set", "turning")
+    gone = alice("key", "rotation", "remove", "turning")
+
+    assert made.code == 0, made.err
+    assert "P35D" in made.text
+    assert shown.json["rotate_after_create"] == f"{35 * 86400}s"
+    assert "P90D" in months.err
+    assert "28 days" in short.err
+    assert "--after" in nothing.err
+    assert "by hand only" in gone.text
+
+
+def test_a_version_is_activated_and_expected_at_the_prompt(alice: Typed) -> None:
+    first = alice("key", "create", "turned", "--output", "json").json["current_version"]
+    alice("key", "rotate", "turned")
+    signing = ("crypto", "sign", "turned", "-a", "ES256", "--digest", "00" * 32)
+
+    moved = alice(*signing, "--expected-version", first)
+    active = alice("key", "activate", "turned", first.rpartition("/")[2])
+
+    assert (moved.code, active.code) == (8, 8)
+    assert "is not current" in moved.err
+    assert "not PENDING" in active.err
+
+
+def test_deleted_keys_are_shown_with_what_may_become_of_them(
+    alice: Typed, otto: Typed
+) -> None:
+    alice("key", "create", "ended")
+    alice("key", "delete", "ended")
+
+    one = otto("key", "get", "ended", "--deleted", "--output", "json")
+    all_ = otto("key", "list", "--deleted")
+
+    assert one.json["recovery_level"] == "Recoverable+Purgeable"
+    assert "keys/ended" in all_.text
+    assert "Recoverable+Purgeable" in all_.text
+
+
+def test_an_operator_vouches_for_the_clock_of_a_running_region(
+    vault: LiveVault,
+) -> None:
+    layout = vault.north.layout
+    vault.north.wait_serving(manager=True)
+    manager = ManagerClient(layout)
+
+    said = hsmvault("sweeper", "resume", layout.directory, "--yes", "--output", "json")
+    with pytest.raises(ClockUntrusted, match="no linked region's clock"):
+        # It has just been started, and there is no other region.
+        manager.require_past(1)
+    manager.close()
+
+    assert said.code == 0, said.err
+    assert said.json == {"problem": ""}
 
 
 def test_what_is_only_validated_is_said_and_not_done(

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from hsmvault.model.access import CRYPTO_USER
+from hsmvault.v1 import crypto_service_pb2 as pb
 from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1.access_service_pb2 import DeleteRoleAssignmentRequest
 from hsmvault.v1.resources_pb2 import KeyVersion
@@ -205,6 +207,72 @@ def test_cr_15_a_version_that_ended_is_not_replaced_by_another(
 
     assert old.name == first
     assert (disabled[0], deleted[0]) == (Code.FAILED_PRECONDITION,) * 2
+
+
+def test_cr_15_what_expects_a_version_that_is_current_no_more_is_refused(
+    pair: tuple[Served, Served],
+) -> None:
+    """The caller has read which version is current; then somebody rotates the key."""
+    one, other = pair
+    make_key(one, "aes", "oct")
+    wraps: dict[str, Any] = {
+        "name": "keys/aes",
+        "algorithm": "A256KW",
+        "plaintext": bytes(16),
+    }
+    sealed: dict[str, Any] = {"name": "keys/aes", "algorithm": "A256GCM"}
+    signs: dict[str, Any] = {
+        "name": "keys/k",
+        "algorithm": "ES256",
+        "digest": bytes(32),
+    }
+    crypto = other.uma.crypto
+    asked: dict[str, Callable[[str], Any]] = {
+        "k": lambda v: crypto.Sign(pb.SignRequest(**signs, expected_version=v)),
+        "aes": lambda v: crypto.Encrypt(
+            pb.EncryptRequest(**sealed, expected_version=v)
+        ),
+        "aes ": lambda v: crypto.WrapKey(
+            pb.WrapKeyRequest(**wraps, expected_version=v)
+        ),
+        " aes": lambda v: crypto.GenerateDataKey(
+            pb.GenerateDataKeyRequest(name="keys/aes", expected_version=v)
+        ),
+    }
+    make_key(one, "k")
+    for key, ask in asked.items():
+        name = f"keys/{key.strip()}"
+        current = one.uma.keys.GetKey(keys.GetKeyRequest(name=name)).current_version
+        before = ask(current)
+        fresh = one.uma.keys.RotateKey(keys.RotateKeyRequest(name=name)).name
+
+        told = refusal(lambda ask=ask, current=current: ask(current))  # type: ignore[misc]
+
+        assert before.name == current
+        assert told[:2] == (Code.FAILED_PRECONDITION, "VERSION_MOVED")
+        assert fresh in told[2]
+        assert ask(fresh).name == fresh
+
+
+@pytest.mark.parametrize("expected", ("keys/x/versions/{}", "keys/k", "{}"))
+def test_cr_15_an_expected_version_is_one_of_the_key_that_is_named(
+    pair: tuple[Served, Served], expected: str
+) -> None:
+    one, _ = pair
+    version = make_key(one, "k").current_version.rpartition("/")[2]
+
+    told = refusal(
+        lambda: one.uma.crypto.Sign(
+            pb.SignRequest(
+                name="keys/k",
+                algorithm="ES256",
+                digest=bytes(32),
+                expected_version=expected.format(version),
+            )
+        )
+    )
+
+    assert told[0] is Code.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize(

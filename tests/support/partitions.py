@@ -56,6 +56,9 @@ def algorithms(operation: Operation) -> list[tuple[KeySpec, Algorithm]]:
 class Pooled(Hsm, PoolHsm, TokenMemory, Protocol):
     """Both halves of a partition."""
 
+    @property
+    def open_keys(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class Pools:
