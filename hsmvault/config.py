@@ -90,6 +90,7 @@ class Limits:
     message_bytes: int = 256 * 1024
     metadata_bytes: int = 16 * 1024
     concurrent_calls: int = 1000
+    token_connections: int = 128
     serving_threads: int = 4
     waiting_threads: int = 16
     waiting_calls: int = 256

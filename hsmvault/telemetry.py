@@ -48,6 +48,8 @@ class Event(StrEnum):
     """New connections get the new certificate, and are checked by the new CA."""
     CERTIFICATE_KEPT = "certificate.kept"
     """The files changed, but cannot be used as they are: the old ones serve on."""
+    CERTIFICATE_EXPIRES = "certificate.expires"
+    """The listeners' certificate ends soon; without another one nobody can connect."""
     REVOCATIONS_CHANGED = "revocations.changed"
     REVOCATIONS_OVERDUE = "revocations.overdue"
     """The revocation list says that there is a newer one by now. It is kept in use."""
@@ -91,6 +93,7 @@ LEVELS: Final[Mapping[Event, str]] = MappingProxyType(
         Event.CLOCK_DISTRUSTED: "critical",
         Event.COUNTERS_LOST: "error",
         Event.INTEGRITY_FAILED: "critical",
+        Event.CERTIFICATE_EXPIRES: "warning",
         Event.CERTIFICATE_KEPT: "error",
         Event.ISSUER_SILENT: "warning",
         Event.REVOCATIONS_OVERDUE: "warning",

@@ -6,6 +6,7 @@ region believes issuers of tokens there are two more, which ask for no certifica
 in Python can demand one or not ask at all, and nothing in between.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -22,7 +23,11 @@ _OPTIONS: Final = (
     # Callers that vanished are noticed, so that their connections do not pile up.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # Whoever connects says at once who they are: 120 s by default.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 )
+_IDLE_MS: Final = 300_000
+"""How long somebody without a certificate may hold a connection and call nothing."""
 
 
 class Listeners:
@@ -54,7 +59,10 @@ class Listeners:
                 address=address(settings.listen.host, port),
                 # Its own: each remembers what it was given last.
                 credentials=tls.credentials(callers=callers),
-                shared=shared,
+                options=[
+                    ("grpc.so_reuseport", int(shared)),
+                    *([] if callers else _for_anybody(settings)),
+                ],
             )
             for port, shared, callers in ports
         ]
@@ -71,6 +79,17 @@ class Listeners:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _for_anybody(settings: RegionConfig) -> list[tuple[str, int]]:
+    """Bound what those can hold who have shown nothing yet."""
+    return [
+        (
+            "grpc.max_allowed_incoming_connections",
+            settings.limits.token_connections,
+        ),
+        ("grpc.max_connection_idle_ms", _IDLE_MS),
+    ]
+
+
 def _bound(
     settings: RegionConfig,
     public: Services,
@@ -78,11 +97,11 @@ def _bound(
     *,
     address: str,
     credentials: grpc.ServerCredentials,
-    shared: bool,
+    options: Sequence[tuple[str, int]],
 ) -> grpc.Server:
     server = grpc.server(
         pool,
-        options=[*public.options, ("grpc.so_reuseport", int(shared)), *_OPTIONS],
+        options=[*public.options, *options, *_OPTIONS],
         maximum_concurrent_rpcs=settings.limits.concurrent_calls,
     )
     public.add_to(server)

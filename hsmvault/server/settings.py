@@ -88,6 +88,9 @@ metadata_bytes = $metadata_bytes
 # Calls that one partition server takes at once; more are refused with
 # RESOURCE_EXHAUSTED.
 concurrent_calls = $concurrent_calls
+# Connections that one listener for tokens has at once: anybody who reaches it may make
+# one, and each takes a file descriptor. Raise the process's limit of these, too.
+token_connections = $token_connections
 # Threads that serve calls in one partition server. More than 4 pay only when the HSM is
 # reached over a network.
 serving_threads = $serving_threads

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import grpc
 from cryptography import x509
@@ -19,6 +20,10 @@ from hsmvault.model.errors import ConfigurationError
 from hsmvault.regions.files import require_private
 from hsmvault.regions.layout import Layout
 from hsmvault.telemetry import Event, report
+
+_DAY: Final = datetime.timedelta(days=1)
+_SOON: Final = 14 * _DAY
+"""Long enough to have one issued after a holiday."""
 
 _Stamp = tuple[tuple[int, int, int, int], ...]
 
@@ -48,6 +53,8 @@ class ListenerTls:
         """Read the files, or raise ConfigurationError saying what is wrong."""
         self._files = (layout.server_certificate, layout.server_key, layout.client_ca)
         self._lock = threading.Lock()
+        self._told = ""
+        self._warned = datetime.datetime.min.replace(tzinfo=datetime.UTC)
         try:
             self._stamp = _stamp(self._files)
             self._material = _read(*self._files)
@@ -57,14 +64,10 @@ class ListenerTls:
                 "server.key and ca.pem must be there"
             ) from error
 
-    @property
-    def serial(self) -> int:
-        """The serial number of the certificate that new connections see."""
-        return self.current().serial
-
     def current(self) -> Material:
         """Return what new connections get: what the files hold, if it can be used."""
         with self._lock:
+            self._warn()
             try:
                 stamp = _stamp(self._files)
                 if stamp == self._stamp:
@@ -86,7 +89,17 @@ class ListenerTls:
             self._material, self._told = fresh, ""
             return fresh
 
-    _told = ""
+    def _warn(self) -> None:
+        """Say, once a day, that the certificate ends soon."""
+        now = datetime.datetime.now(datetime.UTC)
+        soon = self._material.not_after - now < _SOON
+        if soon and now - self._warned >= _DAY:
+            self._warned = now
+            report(
+                Event.CERTIFICATE_EXPIRES,
+                serial=f"{self._material.serial:x}",
+                expires=self._material.not_after.isoformat(),
+            )
 
     def _keep(self, error: Exception) -> None:
         # Once, and not for each connection; the files may be mended any moment.

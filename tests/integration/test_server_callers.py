@@ -147,6 +147,32 @@ def test_every_token_port_refuses_who_shows_nothing(live: LiveVault) -> None:
         assert error.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+def test_whoever_holds_every_connection_for_tokens_holds_no_other(
+    live: LiveVault, issuer: TestIssuer
+) -> None:
+    """The attacker has nothing to show, and reaches the port."""
+    endpoint = live.north.card.token_endpoints[1]
+    host, _, port = endpoint.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(live.admin.ca)
+    context.set_alpn_protocols(["h2"])
+    with contextlib.ExitStack() as held:
+        refused = 0
+        for _ in range(live.north.config.limits.token_connections + 20):
+            plain = held.enter_context(socket.create_connection((host, int(port))))
+            try:
+                held.enter_context(context.wrap_socket(plain, server_hostname=host))
+            except OSError:
+                refused += 1
+        assert refused >= 20
+
+        with _connected(live, "uma") as vault:
+            assert {
+                vault.sign("a", "ES256", message=b"x").served.partition
+                for _ in range(9)
+            } == set(PARTITIONS)
+
+
 # --- certificates of the listeners -------------------------------------------
 
 
