@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
+
+from google.protobuf.message import Message
 
 OK: Final = "OK"
 
@@ -74,6 +76,21 @@ class Observer(Protocol):
     def __call__(self, account: Account, /) -> None: ...
 
 
+class Rest(Protocol):
+    """The responses of a stream after its first one."""
+
+    @property
+    def position(self) -> str:
+        """What the stream has come to."""
+
+    def __iter__(self) -> Self: ...
+
+    def __next__(self) -> Message: ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+
+
 @dataclass(slots=True)
 class Underway:
     """A call whose account is not complete yet: filled in as it becomes known."""
@@ -91,8 +108,22 @@ class Underway:
     abandon: Callable[[], object] | None = None
     """Ends the call without an answer."""
     items: list[Item] = field(default_factory=list)
+    rest: "Rest | None" = None
+    """What a stream goes on with after its first response."""
     _started_ns: int = field(default_factory=time.time_ns)
     _began_ns: int = field(default_factory=time.perf_counter_ns)
+
+    def again(self) -> "Underway":
+        """Begin another account of the same caller's: that of a stream's end."""
+        return Underway(
+            self.method,
+            self.peer,
+            self.via_region,
+            self.principal,
+            self.authentication,
+            self.resource,
+            abandon=self.abandon,
+        )
 
     def ended(self, code: str, reason: str = "") -> Account:
         """Complete the account: the call is answered with `code`."""

@@ -42,6 +42,9 @@ class Call:
     wanted: Callable[[], bool] = lambda: True
     """Whether the caller still waits for the answer."""
 
+    look: Callable[[], View] | None = None
+    """For a stream: what holds now; raises when the caller may not be served more."""
+
     @property
     def caller(self) -> Caller:
         """Who asks, for decisions that are made again inside a write."""
@@ -72,6 +75,8 @@ class Endpoint:
     response: type[Message]
     serve: Servicer
     telling: Telling
+    streams: bool = False
+    """Answers with a stream; the servicer leaves its rest in `Call.told`."""
     trailing: bool = True
     """Region, partition and position go into trailing metadata, not the message."""
 

@@ -107,6 +107,7 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "RegionService/WaitForPosition": ("position",),
         "RegionService/GetTopology": (),
         "VaultService/GetVault": (),
+        "VaultService/Watch": ("position", "scope", "kinds"),
         "VaultService/UpdateVault": (
             "update_mask",
             "allow_lock_out",

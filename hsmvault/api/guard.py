@@ -9,6 +9,7 @@ A plain function instead of gRPC interceptors, which cost several times as much.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -17,6 +18,7 @@ from google.rpc.status_pb2 import Status
 
 from hsmvault import tracing
 from hsmvault.api.account import OK, Account, Authentication, Observer, Underway
+from hsmvault.api.admission import require_network
 from hsmvault.api.auditing import Auditing
 from hsmvault.api.callers import Callers
 from hsmvault.api.dispatch import (
@@ -108,7 +110,7 @@ class Guard:
             told = Underway(endpoint.method, context.peer(), abandon=context.cancel)
             answer = self.answered(
                 told,
-                lambda: self._come(endpoint, raw, context, waits=waits, told=told),
+                lambda: self.come(endpoint, raw, context, waits=waits, told=told),
             )
             if answer.status is not None:
                 abort(context, answer.status)
@@ -188,7 +190,10 @@ class Guard:
 
         It is answered as it ended only if that could be recorded.
         """
-        answer = self._ended(told, run)
+        return self.recorded(told, self.ended(told, run))
+
+    def recorded(self, told: Underway, answer: Answer) -> Answer:
+        """Give the one account of a call that ended so."""
         told.position = answer.position
         account = _account(told, answer)
         try:
@@ -200,7 +205,8 @@ class Guard:
             observer(account)
         return answer
 
-    def _ended(self, told: Underway, run: Callable[[], tuple[bytes, str]]) -> Answer:
+    def ended(self, told: Underway, run: Callable[[], tuple[bytes, str]]) -> Answer:
+        """Run a call, or a step of one: whatever it raises becomes a status."""
         try:
             return Answer(*run())
         except Refused as error:
@@ -211,7 +217,7 @@ class Guard:
         except Exception as error:  # noqa: BLE001  # the one place where bugs end
             return Answer(b"", "", status_of_bug(error, method=told.method))
 
-    def _come(
+    def come(
         self,
         endpoint: Endpoint,
         raw: bytes,
@@ -238,6 +244,7 @@ class Guard:
             told,
             proof=identity.proof,
             wanted=context.is_active,
+            look=partial(self._look, context, told) if endpoint.streams else None,
         )
         return self._run(endpoint, raw, call)
 
@@ -257,6 +264,15 @@ class Guard:
             raise
         self._admit(identity, told.peer, view)
         return identity, view
+
+    def _look(self, context: grpc.ServicerContext, told: Underway) -> View:
+        """Return what holds now, or raise if who was let in would not be again."""
+        identity = self._callers.identify(context)
+        view = self._memory.refresh()
+        require_network(told.peer, view)
+        self._callers.require_unrevoked(identity, view.vault)
+        self._auditing.require()
+        return view
 
     def _admit(self, identity: Identity | None, peer: str, view: View) -> None:
         for admit in self._admissions:

@@ -226,6 +226,8 @@ _ACCESS: Final = {
 _VAULT: Final = {
     "GetVault": Rule(Permission.VAULT_READ, _vault),
     "UpdateVault": Rule(Permission.VAULT_WRITE, _vault, Write.REDIRECT, waits=True),
+    # What it tells is decided change by change, by the rules for reading.
+    "Watch": Rule(Permission.TOPOLOGY_READ, _asked_scope, waits=True),
 }
 _REGIONS: Final = {
     "AddRegion": Rule(Permission.REGIONS_WRITE, _vault, Write.REDIRECT, waits=True),

@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from hsmvault.api.auditing import Auditing
 from hsmvault.api.batch import BatchingServicer
 from hsmvault.api.callers import Callers
 from hsmvault.api.deleted import DeletedServicer
-from hsmvault.api.dispatch import MIN_POSITION, Endpoint
+from hsmvault.api.dispatch import Endpoint
 from hsmvault.api.facts import Telling
 from hsmvault.api.forwarding import Writes
 from hsmvault.api.guard import Guard
@@ -30,10 +30,11 @@ from hsmvault.api.pools import BoundedPool
 from hsmvault.api.ports import Manager, Partitions, Tracing
 from hsmvault.api.regions import RegionServicer
 from hsmvault.api.rotation import RotationServicer
+from hsmvault.api.routing import Nowhere, Router
 from hsmvault.api.upkeep import AuditedUpkeep
 from hsmvault.api.vault import VaultServicer
+from hsmvault.api.watching import Watching
 from hsmvault.audit.trail import Trail
-from hsmvault.model.errors import NotSupported, Overloaded
 from hsmvault.regions.ports import Executed
 from hsmvault.v1 import (
     access_service_pb2,
@@ -68,11 +69,9 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
 )
 MESSAGE_BYTES: Final = 256 * 1024
 """Twice 64 KiB, plaintext and additional data, and room for the rest."""
-WAIT_FOR_POSITION: Final = "/hsmvault.v1.RegionService/WaitForPosition"
-BATCH: Final = "/hsmvault.v1.CryptoService/Batch"
-METHOD_MAX: Final = 256
-"""Characters of a path that leads nowhere which are kept."""
 WAITING_THREADS: Final = 16
+WATCHING_THREADS: Final = 16
+"""Streams at once: each has a thread to itself for as long as it lasts."""
 WAITING_MAX: Final = 256
 """Calls that run or queue in the waiting pool before more are refused."""
 
@@ -85,6 +84,7 @@ class Limits:
     metadata_bytes: int = 16 * 1024
     waiting_threads: int = WAITING_THREADS
     waiting_max: int = WAITING_MAX
+    watching_threads: int = WATCHING_THREADS
 
 
 def server_options(limits: Limits) -> list[tuple[str, int]]:
@@ -111,9 +111,6 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
-_FULL: Final = "too many calls are waiting here; come back, or ask another partition"
-
-
 class Services:
     """Everything a public server serves. Give it to as many servers as there are."""
 
@@ -125,10 +122,12 @@ class Services:
         memory: Memory,
         callers: Callers,
         upkeep: AuditedUpkeep,
+        watching: Watching,
         limits: Limits,
     ) -> None:
         self.memory = memory
         self.upkeep = upkeep
+        self._watching = watching
         self._callers = callers
         callers.tokens.start()
         self._guard = guard
@@ -142,6 +141,12 @@ class Services:
             )
             for name in ("waiting", "writing", "batching")
         )
+        self._watched = BoundedPool(
+            limits.watching_threads,
+            name="watching",
+            # None may queue: it would wait until another one's watcher goes.
+            pending_max=limits.watching_threads,
+        )
         names = [service.full_name for service in SERVICES]
         self.attendant = Attendant(
             names,
@@ -149,18 +154,19 @@ class Services:
             admit=lambda peer: require_network(peer, memory.refresh()),
         )
         self.options = server_options(limits)
-        self._handler = _Handler(
+        self._handler = Router(
             guard,
             endpoints.values(),
             waiting=self._waiting,
             writing=self._writing,
             batching=self._batching,
+            watching=self._watched,
         )
 
     def add_to(self, server: grpc.Server) -> None:
         """Have a server serve all of it, health and reflection included."""
         server.add_generic_rpc_handlers(
-            (self._handler, *self.attendant.handlers, _Nowhere(self._guard))
+            (self._handler, *self.attendant.handlers, Nowhere(self._guard))
         )
 
     def pending(self) -> Mapping[str, int]:
@@ -195,91 +201,18 @@ class Services:
             proof=proof,
         )
 
+    def drain(self) -> None:
+        """Have what would last for ever end: watchers go on elsewhere."""
+        self._watching.ending.set()
+
     def close(self) -> None:
         """End the pools, once no server uses them any more."""
+        self.drain()
         self.memory.close()
         self._callers.tokens.close()
-        for pool in (self._waiting, self._writing, self._batching):
+        for pool in (self._waiting, self._writing, self._batching, self._watched):
             pool.shutdown(wait=True, cancel_futures=True)
         self.attendant.close()
-
-
-class _Handler(grpc.GenericRpcHandler):
-    """Finds an RPC's behaviour: for serving, for writing, or where it may wait."""
-
-    def __init__(
-        self,
-        guard: Guard,
-        endpoints: Iterable[Endpoint],
-        *,
-        waiting: BoundedPool,
-        writing: BoundedPool,
-        batching: BoundedPool,
-    ) -> None:
-        self._waiting = waiting
-        self._pools: dict[str, BoundedPool] = {}
-        """Where what works for long does so."""
-        self._serving: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._working: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._patient: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        for endpoint in endpoints:
-            method = endpoint.method
-            self._patient[method] = _patient(guard, endpoint, waiting)
-            if not endpoint.rule.waits:
-                self._serving[method] = grpc.unary_unary_rpc_method_handler(
-                    guard.behaviour(endpoint, waits=False)
-                )
-            elif method != WAIT_FOR_POSITION:
-                pool = batching if method == BATCH else writing
-                self._pools[method] = pool
-                self._working[method] = _patient(guard, endpoint, pool)
-        self._full: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            method: grpc.unary_unary_rpc_method_handler(
-                guard.refusal(method, Overloaded(_FULL))
-            )
-            for method in self._patient
-        }
-
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Return the behaviour; gRPC answers UNIMPLEMENTED where there is none."""
-        method = handler_call_details.method
-        handler = self._serving.get(method)
-        waits = any(
-            name == MIN_POSITION for name, _ in handler_call_details.invocation_metadata
-        )
-        if handler is not None and not waits:
-            return handler
-        handler, pool = self._working.get(method), self._pools.get(method)
-        if pool is None or waits:
-            handler, pool = self._patient.get(method), self._waiting
-        if handler is not None and pool.full:
-            return self._full[method]
-        return handler
-
-
-class _Nowhere(grpc.GenericRpcHandler):
-    """Refuses what nobody serves; it comes last. Such calls have an account, too."""
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> "grpc.RpcMethodHandler[Any, Any]":
-        method = handler_call_details.method[:METHOD_MAX]
-        error = NotSupported("there is no RPC {method}", method=method)
-        return grpc.unary_unary_rpc_method_handler(self._guard.refusal(method, error))
-
-
-def _patient(
-    guard: Guard, endpoint: Endpoint, pool: BoundedPool
-) -> "grpc.RpcMethodHandler[Any, Any]":
-    """Make the behaviour that may wait, in `pool`."""
-    behaviour: Any = guard.behaviour(endpoint, waits=True)
-    behaviour.experimental_thread_pool = pool
-    return grpc.unary_unary_rpc_method_handler(behaviour)
 
 
 def build(
@@ -308,20 +241,19 @@ def build(
     callers = callers or Callers()
     writer = Writer(store, hsm, memory, clock)
     door = door or Door()
-    keys, upkeep = _keys(
-        KeyMaker(store, hsm, witness, memory, writer, clock, new_id), manager, boot
-    )
+    watching = Watching(store, memory)
+    maker = KeyMaker(store, hsm, witness, memory, writer, clock, new_id)
+    keys, upkeep = _keys(maker, manager, boot)
     crypto = Crypto(hsm, Plans(memory, clock), Invocations(counters, memory))
+    batching = BatchingServicer(
+        crypto, region=region, partition=partition, charge=door.charge
+    )
     servicers: dict[str, tuple[object, ...]] = {
         "KeyService": keys,
-        "CryptoService": (
-            BatchingServicer(
-                crypto, region=region, partition=partition, charge=door.charge
-            ),
-        ),
+        "CryptoService": (batching,),
         "AccessService": (_access(store, memory, writer, clock),),
         "RegionService": (RegionServicer(memory, manager, partitions, clock),),
-        "VaultService": (VaultServicer(VaultKeeper(store, memory, writer)),),
+        "VaultService": (VaultServicer(VaultKeeper(store, memory, writer), watching),),
     }
     guard = Guard(
         memory,
@@ -340,6 +272,7 @@ def build(
         memory=memory,
         callers=callers,
         upkeep=AuditedUpkeep(upkeep, trail),
+        watching=watching,
         limits=limits,
     )
 
@@ -387,6 +320,7 @@ def _endpoints(servicers: Mapping[str, Sequence[object]]) -> dict[str, Endpoint]
                 GetMessageClass(method.output_type),
                 _body(servicers[service.name], body),
                 Telling(path, method.input_type, method.output_type),
+                streams=method.server_streaming,
                 trailing=service.name != "CryptoService",
             )
     return endpoints

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from hsmvault.api import convert_vault
 from hsmvault.api.dispatch import Call, requested
+from hsmvault.api.watching import Watching
 from hsmvault.model.vault_records import VaultRecord
 from hsmvault.regions import revocation
 from hsmvault.v1 import vault_service_pb2 as pb
@@ -16,10 +17,16 @@ class VaultServicer:
     """One method per RPC of VaultService."""
 
     keeper: VaultKeeper
+    watching: Watching
 
     def get_vault(self, request: pb.GetVaultRequest, _call: Call) -> Vault:
         convert_vault.require_name(request.name)
         return convert_vault.vault(self.keeper.get())
+
+    def watch(self, request: pb.WatchRequest, call: Call) -> pb.WatchResponse:
+        stream = self.watching.open(request, call)
+        call.told.rest = stream
+        return pb.WatchResponse(position=stream.position)
 
     def update_vault(self, request: pb.UpdateVaultRequest, call: Call) -> Vault:
         convert_vault.require_name(request.vault.name)

@@ -26,6 +26,7 @@ from hsmvault.cli.rotation import activate, rotation
 from hsmvault.cli.status import status, topology
 from hsmvault.cli.sweeper import sweeper
 from hsmvault.cli.vault import vault
+from hsmvault.cli.watch import watch
 from hsmvault.model.errors import ConfigurationError, VaultError
 
 
@@ -57,7 +58,7 @@ for _command in (rotation, activate):
     key.add_command(_command)
 for _command in (status, key, version, crypto, batch):
     cli.add_command(_command)
-for _command in (role, region, topology, client_config):
+for _command in (role, region, topology, watch, client_config):
     cli.add_command(_command)
 for _command in (revoke, revoked, show):
     caller.add_command(_command)

@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from collections.abc import Callable, Generator
 from typing import Any, Final, TypedDict, Unpack
 
 from google.protobuf.message import Message
@@ -100,6 +101,16 @@ class Caller:
         )
         self._observe(answer, trailing)
         return answer
+
+    def stream(
+        self, method: Method[Q, A], request: Callable[[], Q], *, timeout: float
+    ) -> Generator[A, None, None]:
+        """Yield the answers of a stream, from wherever it can be had."""
+        for answer in self._failover.stream(
+            method, request, timeout=timeout, region=self.region
+        ):
+            self._observe(answer, ())
+            yield answer
 
     def _observe(self, answer: Message, trailing: Metadata) -> None:
         served = getattr(answer, "served", None)

@@ -19,6 +19,8 @@ from hsmvault.client.regions import Regions
 from hsmvault.client.roles import Roles
 from hsmvault.client.settings import Settings
 from hsmvault.client.topology import VaultMap
+from hsmvault.client.watching import TIMEOUT as WATCH_TIMEOUT
+from hsmvault.client.watching import Watch
 from hsmvault.model.errors import ConfigurationError, Unavailable
 from hsmvault.model.log import Position
 from hsmvault.v1.region_service_pb2 import GetTopologyRequest, Topology
@@ -88,6 +90,24 @@ class Vault(Crypto):
             self._failover, seen=seen, region=self._caller.region, own_writes=True
         )
         return Vault(self._pool, self._failover, caller)
+
+    def watch(
+        self,
+        *,
+        position: str = "",
+        scope: str = "/",
+        kinds: Sequence[str] = (),
+        timeout: float = WATCH_TIMEOUT,
+    ) -> Watch:
+        """Iterate over changes as they happen: after `position`, or from now.
+
+        `kinds` are of `key`, `key_version`, `role_assignment`, `role_definition`,
+        `region`, `vault`; empty: all that you may read. When a partition or region
+        fails, it goes on elsewhere, and tells nothing twice. Close it when done.
+        """
+        return Watch(
+            self._caller, position=position, scope=scope, kinds=kinds, timeout=timeout
+        )
 
     @property
     def position(self) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import grpc
@@ -75,6 +75,18 @@ class Endpoint:
         if self._failures:
             self._failures, self._rests_until = 0, 0.0
         return answer, tuple(ended.trailing_metadata() or ())
+
+    def stream(self, method: Method[Q, A], request: Q) -> Iterator[A]:
+        """Call for a stream; it lasts until it ends, or is closed."""
+        call = self._channel.unary_stream(
+            method.path,
+            request_serializer=method.encode,
+            response_deserializer=method.decode,
+        )(request, metadata=self._authorization())
+        try:
+            yield from call
+        finally:
+            call.cancel()
 
     def rest(self) -> None:
         """Leave it alone for a while: it failed a call."""

@@ -7,7 +7,7 @@ PRIMARY_UNAVAILABLE is the policy's word, and no other region would say otherwis
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -123,6 +123,35 @@ class Failover:
             except ValueError as error:
                 # The channel was closed under us: the topology changed, or the client.
                 self._gone(journey, endpoint, error)
+
+    def stream(
+        self,
+        method: Method[Q, A],
+        request: Callable[[], Q],
+        *,
+        timeout: float,
+        region: str | None,
+    ) -> Iterator[A]:
+        """Yield the answers of a stream that goes on elsewhere when it breaks off.
+
+        `request` makes the one that goes on from what was yielded last. Raises what a
+        call would, when nobody has answered anything for `timeout` seconds.
+        """
+        journey = Journey(time.monotonic() + timeout, region)
+        while True:
+            endpoint = self._next(journey)
+            try:
+                for answer in endpoint.stream(method, request()):
+                    journey = Journey(time.monotonic() + timeout, region)
+                    yield answer
+            except grpc.RpcError as error:
+                # Whoever answered for long and then broke off starts the time anew.
+                journey.ends = max(journey.ends, time.monotonic() + timeout / 2)
+                self._judge(journey, endpoint, method.repeat, error)
+            except ValueError as error:
+                self._gone(journey, endpoint, error)
+            else:
+                journey.avoid.add(endpoint)
 
     def _next(self, journey: Journey) -> Endpoint:
         """Return the next endpoint to try; wait for one while there is time."""

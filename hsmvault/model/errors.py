@@ -193,6 +193,10 @@ class PositionLost(Conflict):
     """The position lies on a lineage that was cut."""
 
 
+class PositionCompacted(Conflict):
+    """What was changed after the position is not kept any more."""
+
+
 class Overloaded(VaultError):
     """The vault is at a limit of its own."""
 

@@ -132,6 +132,7 @@ class PartitionServer:
         report(Event.PROCESS_DRAINING, problem=self._lost)
         self._serving, self._problem = False, self._lost or "draining"
         public.set_serving(serving=False)
+        public.drain()
 
     def _open_trail(self, vault_id: str) -> Trail:
         trail = Trail(

@@ -23,11 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from hsmvault.v1 import resources_pb2 as hsmvault_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhsmvault/v1/vault_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1bhsmvault/v1/resources.proto\"\x1f\n\x0fGetVaultRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xde\x01\n\x12UpdateVaultRequest\x12\'\n\x05vault\x18\x01 \x01(\x0b\x32\x12.hsmvault.v1.VaultB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x16\n\x0e\x61llow_lock_out\x18\x05 \x01(\x08\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\x32\x90\x01\n\x0cVaultService\x12<\n\x08GetVault\x12\x1c.hsmvault.v1.GetVaultRequest\x1a\x12.hsmvault.v1.Vault\x12\x42\n\x0bUpdateVault\x12\x1f.hsmvault.v1.UpdateVaultRequest\x1a\x12.hsmvault.v1.Vaultb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhsmvault/v1/vault_service.proto\x12\x0bhsmvault.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bhsmvault/v1/resources.proto\"\x1f\n\x0fGetVaultRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xde\x01\n\x12UpdateVaultRequest\x12\'\n\x05vault\x18\x01 \x01(\x0b\x32\x12.hsmvault.v1.VaultB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\ndurability\x18\x04 \x01(\x0b\x32\x17.hsmvault.v1.Durability\x12\x16\n\x0e\x61llow_lock_out\x18\x05 \x01(\x08\x12\x15\n\rvalidate_only\x18\x0f \x01(\x08\"\x86\x01\n\x0cWatchRequest\x12\x10\n\x08position\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\'\n\x05kinds\x18\x03 \x03(\x0e\x32\x18.hsmvault.v1.Change.Kind\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\rWatchResponse\x12\x10\n\x08position\x18\x01 \x01(\t\x12$\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x13.hsmvault.v1.Change\"\x9d\x04\n\x06\x43hange\x12\x10\n\x08position\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.hsmvault.v1.Change.Kind\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07removed\x18\x05 \x01(\x08\x12\x1f\n\x03key\x18\x06 \x01(\x0b\x32\x10.hsmvault.v1.KeyH\x00\x12.\n\x0bkey_version\x18\x07 \x01(\x0b\x32\x17.hsmvault.v1.KeyVersionH\x00\x12\x36\n\x0frole_assignment\x18\x08 \x01(\x0b\x32\x1b.hsmvault.v1.RoleAssignmentH\x00\x12\x36\n\x0frole_definition\x18\t \x01(\x0b\x32\x1b.hsmvault.v1.RoleDefinitionH\x00\x12%\n\x06region\x18\n \x01(\x0b\x32\x13.hsmvault.v1.RegionH\x00\x12#\n\x05vault\x18\x0b \x01(\x0b\x32\x12.hsmvault.v1.VaultH\x00\"w\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x07\n\x03KEY\x10\x01\x12\x0f\n\x0bKEY_VERSION\x10\x02\x12\x13\n\x0fROLE_ASSIGNMENT\x10\x03\x12\x13\n\x0fROLE_DEFINITION\x10\x04\x12\n\n\x06REGION\x10\x05\x12\t\n\x05VAULT\x10\x06\x42\n\n\x08resource2\xd2\x01\n\x0cVaultService\x12<\n\x08GetVault\x12\x1c.hsmvault.v1.GetVaultRequest\x1a\x12.hsmvault.v1.Vault\x12\x42\n\x0bUpdateVault\x12\x1f.hsmvault.v1.UpdateVaultRequest\x1a\x12.hsmvault.v1.Vault\x12@\n\x05Watch\x12\x19.hsmvault.v1.WatchRequest\x1a\x1a.hsmvault.v1.WatchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +38,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_UPDATEVAULTREQUEST'].fields_by_name['vault']._loaded_options = None
   _globals['_UPDATEVAULTREQUEST'].fields_by_name['vault']._serialized_options = b'\342A\001\002'
-  _globals['_GETVAULTREQUEST']._serialized_start=144
-  _globals['_GETVAULTREQUEST']._serialized_end=175
-  _globals['_UPDATEVAULTREQUEST']._serialized_start=178
-  _globals['_UPDATEVAULTREQUEST']._serialized_end=400
-  _globals['_VAULTSERVICE']._serialized_start=403
-  _globals['_VAULTSERVICE']._serialized_end=547
+  _globals['_GETVAULTREQUEST']._serialized_start=209
+  _globals['_GETVAULTREQUEST']._serialized_end=240
+  _globals['_UPDATEVAULTREQUEST']._serialized_start=243
+  _globals['_UPDATEVAULTREQUEST']._serialized_end=465
+  _globals['_WATCHREQUEST']._serialized_start=468
+  _globals['_WATCHREQUEST']._serialized_end=602
+  _globals['_WATCHRESPONSE']._serialized_start=604
+  _globals['_WATCHRESPONSE']._serialized_end=675
+  _globals['_CHANGE']._serialized_start=678
+  _globals['_CHANGE']._serialized_end=1219
+  _globals['_CHANGE_KIND']._serialized_start=1088
+  _globals['_CHANGE_KIND']._serialized_end=1207
+  _globals['_VAULTSERVICE']._serialized_start=1222
+  _globals['_VAULTSERVICE']._serialized_end=1432
 # @@protoc_insertion_point(module_scope)

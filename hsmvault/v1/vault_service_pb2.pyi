@@ -3,9 +3,14 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from hsmvault.v1 import resources_pb2 as _resources_pb2
 import builtins as _builtins
 import sys
@@ -83,3 +88,158 @@ class UpdateVaultRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateVaultRequest: _TypeAlias = UpdateVaultRequest  # noqa: Y015
+
+@_typing.final
+class WatchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    """Changes after this position are told; empty: those from now on. ABORTED with
+    POSITION_LOST or POSITION_COMPACTED: list what there is, and watch from there.
+    """
+    scope: _builtins.str
+    """Only what lies there: `/` (default), `/keys` or `/keys/{key}`."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___Change.Kind.ValueType]:
+        """Only these; empty: all that the caller may read."""
+
+    @_builtins.property
+    def heartbeat(self) -> _duration_pb2.Duration:
+        """How often the position is told while there is nothing else to tell: 1 to 60 s,
+        default 10 s.
+        """
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        kinds: _abc.Iterable[Global___Change.Kind.ValueType] | None = ...,
+        heartbeat: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "kinds", b"kinds", "position", b"position", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class WatchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    """What the stream has come to: to go on, watch from here."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """In the order in which they were made. Empty: a sign of life."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        changes: _abc.Iterable[Global___Change] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    """One change, and its resource as it was after it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Change._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Change._Kind.ValueType  # 0
+        KEY: Change._Kind.ValueType  # 1
+        KEY_VERSION: Change._Kind.ValueType  # 2
+        ROLE_ASSIGNMENT: Change._Kind.ValueType  # 3
+        ROLE_DEFINITION: Change._Kind.ValueType  # 4
+        REGION: Change._Kind.ValueType  # 5
+        VAULT: Change._Kind.ValueType  # 6
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: Change.Kind.ValueType  # 0
+    KEY: Change.Kind.ValueType  # 1
+    KEY_VERSION: Change.Kind.ValueType  # 2
+    ROLE_ASSIGNMENT: Change.Kind.ValueType  # 3
+    ROLE_DEFINITION: Change.Kind.ValueType  # 4
+    REGION: Change.Kind.ValueType  # 5
+    VAULT: Change.Kind.ValueType  # 6
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    ROLE_ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    ROLE_DEFINITION_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    VAULT_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    kind: Global___Change.Kind.ValueType
+    name: _builtins.str
+    removed: _builtins.bool
+    """It is gone: removed, purged, or (a key) deleted and not for the caller to see any
+    more. Then there is no resource. Who may read deleted keys alone is told of
+    deletions and purges, not of recoveries.
+    """
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def key(self) -> _resources_pb2.Key: ...
+    @_builtins.property
+    def key_version(self) -> _resources_pb2.KeyVersion:
+        """`current` is not told here: the key says which version is."""
+
+    @_builtins.property
+    def role_assignment(self) -> _resources_pb2.RoleAssignment: ...
+    @_builtins.property
+    def role_definition(self) -> _resources_pb2.RoleDefinition: ...
+    @_builtins.property
+    def region(self) -> _resources_pb2.Region: ...
+    @_builtins.property
+    def vault(self) -> _resources_pb2.Vault: ...
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        kind: Global___Change.Kind.ValueType = ...,
+        name: _builtins.str = ...,
+        removed: _builtins.bool = ...,
+        key: _resources_pb2.Key | None = ...,
+        key_version: _resources_pb2.KeyVersion | None = ...,
+        role_assignment: _resources_pb2.RoleAssignment | None = ...,
+        role_definition: _resources_pb2.RoleDefinition | None = ...,
+        region: _resources_pb2.Region | None = ...,
+        vault: _resources_pb2.Vault | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "key_version", b"key_version", "region", b"region", "resource", b"resource", "role_assignment", b"role_assignment", "role_definition", b"role_definition", "time", b"time", "vault", b"vault"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "key_version", b"key_version", "kind", b"kind", "name", b"name", "position", b"position", "region", b"region", "removed", b"removed", "resource", b"resource", "role_assignment", b"role_assignment", "role_definition", b"role_definition", "time", b"time", "vault", b"vault"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_resource: _TypeAlias = _typing.Literal["key", "key_version", "role_assignment", "role_definition", "region", "vault"]  # noqa: Y015
+    _WhichOneofArgType_resource: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_resource) -> _WhichOneofReturnType_resource | None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015

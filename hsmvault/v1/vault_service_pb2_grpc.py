@@ -46,6 +46,11 @@ class VaultServiceStub:
                 request_serializer=hsmvault_dot_v1_dot_vault__service__pb2.UpdateVaultRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_v1_dot_resources__pb2.Vault.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/hsmvault.v1.VaultService/Watch',
+                request_serializer=hsmvault_dot_v1_dot_vault__service__pb2.WatchRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_vault__service__pb2.WatchResponse.FromString,
+                _registered_method=True)
 
 
 class VaultServiceServicer:
@@ -66,6 +71,16 @@ class VaultServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """Tells every change after a position, as it happens, for as long as the caller
+        wants: what it may read, decided again for each change. The first response comes at
+        once. Ends with PERMISSION_DENIED when nothing is left that the caller may read,
+        with UNAVAILABLE when the partition ends: go on elsewhere from the last position.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VaultServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +93,11 @@ def add_VaultServiceServicer_to_server(servicer, server):
                     servicer.UpdateVault,
                     request_deserializer=hsmvault_dot_v1_dot_vault__service__pb2.UpdateVaultRequest.FromString,
                     response_serializer=hsmvault_dot_v1_dot_resources__pb2.Vault.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=hsmvault_dot_v1_dot_vault__service__pb2.WatchRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_vault__service__pb2.WatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +155,33 @@ class VaultService:
             '/hsmvault.v1.VaultService/UpdateVault',
             hsmvault_dot_v1_dot_vault__service__pb2.UpdateVaultRequest.SerializeToString,
             hsmvault_dot_v1_dot_resources__pb2.Vault.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hsmvault.v1.VaultService/Watch',
+            hsmvault_dot_v1_dot_vault__service__pb2.WatchRequest.SerializeToString,
+            hsmvault_dot_v1_dot_vault__service__pb2.WatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

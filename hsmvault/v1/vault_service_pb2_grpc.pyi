@@ -39,6 +39,12 @@ class VaultServiceStub:
     """Changes settings. In force on all partitions of the region when it answers, in
     other regions once they have reached its position. Only the primary takes it.
     """
+    Watch: _grpc.UnaryStreamMultiCallable[_vault_service_pb2.WatchRequest, _vault_service_pb2.WatchResponse]
+    """Tells every change after a position, as it happens, for as long as the caller
+    wants: what it may read, decided again for each change. The first response comes at
+    once. Ends with PERMISSION_DENIED when nothing is left that the caller may read,
+    with UNAVAILABLE when the partition ends: go on elsewhere from the last position.
+    """
 
 @_typing.type_check_only
 class VaultServiceAsyncStub(VaultServiceStub):
@@ -49,6 +55,12 @@ class VaultServiceAsyncStub(VaultServiceStub):
     UpdateVault: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateVaultRequest, _resources_pb2.Vault]  # type: ignore[assignment]
     """Changes settings. In force on all partitions of the region when it answers, in
     other regions once they have reached its position. Only the primary takes it.
+    """
+    Watch: _aio.UnaryStreamMultiCallable[_vault_service_pb2.WatchRequest, _vault_service_pb2.WatchResponse]  # type: ignore[assignment]
+    """Tells every change after a position, as it happens, for as long as the caller
+    wants: what it may read, decided again for each change. The first response comes at
+    once. Ends with PERMISSION_DENIED when nothing is left that the caller may read,
+    with UNAVAILABLE when the partition ends: go on elsewhere from the last position.
     """
 
 class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -69,6 +81,18 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_resources_pb2.Vault, _abc.Awaitable[_resources_pb2.Vault]]:
         """Changes settings. In force on all partitions of the region when it answers, in
         other regions once they have reached its position. Only the primary takes it.
+        """
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _vault_service_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vault_service_pb2.WatchResponse], _abc.AsyncIterator[_vault_service_pb2.WatchResponse]]:
+        """Tells every change after a position, as it happens, for as long as the caller
+        wants: what it may read, decided again for each change. The first response comes at
+        once. Ends with PERMISSION_DENIED when nothing is left that the caller may read,
+        with UNAVAILABLE when the partition ends: go on elsewhere from the last position.
         """
 
 def add_VaultServiceServicer_to_server(servicer: VaultServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

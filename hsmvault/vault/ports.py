@@ -170,6 +170,9 @@ class Store(Protocol):
     def head(self) -> Head | None:
         """The end of the log, or None before the first entry."""
 
+    def head_at(self, index: int) -> Head | None:
+        """The head as it was at `index`; None beyond the end. Raises LogCompacted."""
+
     def epoch(self) -> Epoch | None: ...
 
     def sealed_base(self) -> tuple[Head, bytes] | None:

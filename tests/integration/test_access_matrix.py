@@ -12,7 +12,9 @@ custom one, a custom one that was deleted, and none at all.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import grpc
 import pytest
 
 from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
@@ -27,6 +29,7 @@ from tests.support.access_matrix import (
     Code,
     Row,
     rpcs,
+    streams,
 )
 from tests.support.served import Served, genesis, make_key, served
 
@@ -114,14 +117,30 @@ def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield one
 
 
+def _begun(stream: Any) -> Code:
+    """How a stream begins: with a first response, or with a refusal."""
+    try:
+        next(stream)
+    except grpc.RpcError as error:
+        return error.code()
+    stream.cancel()
+    return Code.OK
+
+
 def _answers(north: Served, rpc: str, row: Row) -> dict[tuple[str, str], Code]:
     """Ask as everybody about everything, many at a time."""
     states = (OWN, OTHER, DELETED, UNKNOWN) if row.of_a_key else ("",)
     answers: dict[tuple[str, str], Code] = {}
+    name = rpc.split(maxsplit=1)[0]
     for holder in HOLDERS:
-        call = getattr(north, holder.name).channel.unary_unary(
-            f"/hsmvault.v1.{rpc.split(maxsplit=1)[0]}"
-        )
+        channel = getattr(north, holder.name).channel
+        if name in streams():
+            call = channel.unary_stream(f"/hsmvault.v1.{name}")
+            for state in states:
+                request = row.request(f"{row.about}-{state}").SerializeToString()
+                answers[holder.name, state] = _begun(call(request, timeout=60))
+            continue
+        call = channel.unary_unary(f"/hsmvault.v1.{name}")
         asked = {
             state: call.future(
                 row.request(f"{row.about}-{state}").SerializeToString(), timeout=60

@@ -463,6 +463,26 @@ def test_a_role_of_ones_own_is_defined_assigned_changed_and_deleted(
     assert admin("role", "undefine", "Crypto User").code != 0
 
 
+def test_changes_are_watched_from_a_position_on(alice: Typed) -> None:
+    begun = json.loads(alice("key", "create", "watched", "--output", "json").out)[
+        "position"
+    ]
+    alice("key", "update", "watched", "--disable")
+    alice("key", "update", "watched", "--enable")
+
+    told = alice("watch", "--from", begun, "--scope", "/keys/watched", "--count", 2)
+    lines = alice(
+        *("watch", "--from", begun, "--kind", "key", "--count", 2, "--output", "json")
+    )
+
+    assert told.code == 0, told.err
+    assert told.out.count(b"keys/watched") == 2
+    assert b"ACTIVE, off" in told.out.splitlines()[0]
+    changes = [json.loads(line) for line in lines.out.splitlines()]
+    assert [c["key"]["enabled"] for c in changes] == [False, True]
+    assert alice("watch", "--from", "1.north.0").code == 9
+
+
 def test_an_unknown_role_is_answered_with_the_known_ones(admin: Typed) -> None:
     refused = admin("role", "assign", "CN=bob", "Emperor")
 

@@ -456,6 +456,15 @@ _VAULT: Final = {
         vault.UpdateVaultRequest(vault=Vault(etag="old", rate_limit=1)),
         STALE,
     ),
+    # A stream, until it is cancelled; of a key that is not there it has nothing to say.
+    "Watch": _key(
+        "keys/read/action",
+        "ec",
+        lambda key: vault.WatchRequest(
+            scope=f"/keys/{key}", kinds=[vault.Change.KEY_VERSION]
+        ),
+        (OK, OK, OK),
+    ),
 }
 
 ROWS: Final[Mapping[str, Row]] = MappingProxyType(
@@ -480,6 +489,16 @@ def services() -> Iterator[ServiceDescriptor]:
         if module.name.endswith("_pb2"):
             file = importlib.import_module(f"hsmvault.v1.{module.name}").DESCRIPTOR
             yield from file.services_by_name.values()
+
+
+def streams() -> set[str]:
+    """Every RPC that answers with a stream."""
+    return {
+        f"{s.name}/{m.name}"
+        for s in services()
+        for m in s.methods
+        if m.server_streaming
+    }
 
 
 def rpcs() -> set[str]:
