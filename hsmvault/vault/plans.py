@@ -156,7 +156,7 @@ class Plans:
             raise AlgorithmLegacy(
                 "{algorithm} is a legacy algorithm, and this vault does not allow it; "
                 "an Administrator can: hsmvault vault set --legacy-algorithm "
-                "{algorithm}",
+                "+{algorithm}",
                 algorithm=algorithm,
             )
 

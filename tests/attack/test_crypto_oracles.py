@@ -13,7 +13,11 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, modes
+from cryptography.hazmat.primitives.ciphers import algorithms as aes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+from pkcs11.constants import Attribute
+from pkcs11.mechanisms import Mechanism
 
 from hsmvault.hsm.partition import Partition
 from hsmvault.hsm.templates import INTEGRITY_KEY, REGION_KEY, Purpose, user_key
@@ -23,7 +27,7 @@ from hsmvault.model.material import Material, Sealed
 from tests.attack.scene import KWP, Scene, fences, must, opened_as, pairs
 from tests.attack.test_derivations import CHILD, DERIVATIONS, REFUSALS
 from tests.attack.test_known_wrapping_key import known_key
-from tests.support.partitions import SPECS, Pooled, Pools, at_rest
+from tests.support.partitions import SPECS, Pooled, Pools, at_rest, known
 from tests.support.stranger import AES as CKK_AES
 from tests.support.stranger import GENERIC_SECRET
 
@@ -238,6 +242,10 @@ def test_a_key_is_open_for_cbc_only_once_somebody_asked_for_it(
     sealed = real_pools.north.encrypt(material, Algorithm.A256GCM, b"x", b"")
     wrapped = real_pools.north.wrap(material, Algorithm.A256KW, bytes(16))
 
+    for purpose in (Purpose.CIPHER, Purpose.CBC, Purpose.WRAP):
+        allowed = user_key(AES, purpose)[Attribute.ALLOWED_MECHANISMS]
+        assert isinstance(allowed, frozenset)
+        assert (Mechanism.AES_CBC in allowed) is (purpose is Purpose.CBC)
     open_for = {
         purpose
         for session in real_pools.north._core.sessions._all
@@ -248,6 +256,36 @@ def test_a_key_is_open_for_cbc_only_once_somebody_asked_for_it(
     assert open_for == {Purpose.CIPHER, Purpose.WRAP}
     assert sealed.tag
     assert wrapped
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"\0",
+        b"\x11",
+        b"\xff",
+        b"\1\2",
+        b"\2\3\3",
+        b"\4\3\4\4",
+        b"\0" + b"\x10" * 15,
+        b"\x10" * 15 + b"\x0f",
+        bytes(16),
+    ],
+    ids=bytes.hex,
+)
+def test_every_bad_padding_of_cbc_is_one_error(real_pools: Pools, end: bytes) -> None:
+    """Vaudenay (2002). Whether it was padding at all shows; how far it was, not."""
+    raw, iv = secrets.token_bytes(32), secrets.token_bytes(16)
+    material = known(real_pools.north, AES, raw)
+    step = Cipher(aes.AES(raw), modes.CBC(iv)).encryptor()
+    block = b"x" * (32 - len(end)) + end
+    bad = Sealed(iv, step.update(block) + step.finalize(), b"")
+
+    with pytest.raises(CiphertextInvalid) as caught:
+        real_pools.north.decrypt(material, Algorithm.A256CBCPAD, bad, b"")
+
+    assert str(caught.value) == "the ciphertext does not decrypt"
+    assert real_pools.north.decrypt(material, Algorithm.A256CBC, bad, b"") == block
 
 
 def test_what_an_hmac_key_s_session_object_gives_away_is_macs(scene: Scene) -> None:

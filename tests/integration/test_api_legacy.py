@@ -103,7 +103,7 @@ def test_what_the_vault_does_not_name_is_refused_naming_the_command(
     code, reason, message = refusal(lambda: _encrypt(north, "a128", "A128CBC"))
 
     assert (code, reason) == REFUSED
-    assert "hsmvault vault set --legacy-algorithm A128CBC" in message
+    assert "hsmvault vault set --legacy-algorithm +A128CBC" in message
 
 
 def test_what_is_no_longer_allowed_is_refused_at_once(tmp_path: Any) -> None:

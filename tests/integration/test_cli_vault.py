@@ -313,6 +313,24 @@ def test_a_data_key_comes_in_clear_and_wrapped(alice: Typed, tmp_path: Path) -> 
     assert len(alice("crypto", "unwrap", wrapped).out) == 32
 
 
+def test_a_legacy_algorithm_works_once_an_administrator_allows_it(
+    admin: Typed, alice: Typed, tmp_path: Path
+) -> None:
+    alice("key", "create", "old", "--type", "RSA", "--bits", "2048")
+    sealed = tmp_path / "sealed.json"
+    encrypt = ("crypto", "encrypt", "old", "-a", "RSA1_5", "--out", sealed)
+
+    refused = alice(*encrypt, stdin=b"pay 5")
+    command = refused.err[refused.err.index("hsmvault vault set") :].split()[1:5]
+    allowed = admin(*command)
+
+    assert refused.code == 8
+    assert command == ["vault", "set", "--legacy-algorithm", "+RSA1_5"]
+    assert allowed.code == 0, allowed.err
+    assert alice(*encrypt, stdin=b"pay 5").code == 0
+    assert alice("crypto", "decrypt", sealed).out == b"pay 5"
+
+
 def _line(reference: int, name: str, kind: str = "sign", **fields: str) -> str:
     item = {"name": name, "algorithm": "ES256", **fields}
     return json.dumps({"reference": str(reference), kind: item})
