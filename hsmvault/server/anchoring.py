@@ -9,7 +9,9 @@ from typing import Protocol
 
 from hsmvault.model.errors import LogCompacted, StoreBehind, TwoHistories
 from hsmvault.model.log import Head
+from hsmvault.telemetry import Event, report
 from hsmvault.vault.invocations import Remembering
+from hsmvault.vault.ports import Clock
 
 
 class Anchor(Protocol):
@@ -59,8 +61,11 @@ def require_not_behind(anchor: Anchor, log: Log) -> None:
 class Anchoring:
     """Keeps the token's memory near the end of the log, and near the counters."""
 
-    def __init__(self, anchor: Anchor, log: Log, counters: Remembering) -> None:
+    def __init__(
+        self, anchor: Anchor, log: Log, counters: Remembering, clock: Clock
+    ) -> None:
         """Write nothing yet."""
+        self._clock = clock
         self._anchor = anchor
         self._log = log
         self._counters = counters
@@ -74,4 +79,5 @@ class Anchoring:
             if head is not None and head != self._written:
                 self._anchor.write_anchor(head)
                 self._written = head
-            self._counters.write()
+            if not self._counters.write(self._clock):
+                report(Event.COUNTERS_LOST)

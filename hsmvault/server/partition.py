@@ -110,7 +110,7 @@ class PartitionServer:
         local.start()
         listeners.start()
 
-        anchoring = Anchoring(hsm, store, remembering)
+        anchoring = Anchoring(hsm, store, remembering, services.now_ms)
         self._serve(memory, public, anchoring, hsm)
 
         self._leave(public)

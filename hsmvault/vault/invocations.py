@@ -146,9 +146,16 @@ class Remembering:
         self._counters.lose(at_ms=clock(), generation=known + 1)
         return False
 
-    def write(self) -> None:
-        """Have the token remember how far the counters have come."""
+    def write(self, clock: Clock) -> bool:
+        """Have the token remember how far the counters have come.
+
+        Tells, and keeps, as `compare` does, when they were set back meanwhile: else
+        they could catch up with the token before anybody starts and compares again.
+        """
         generation = self._counters.generation()
+        if generation < self._written:
+            return self.compare(clock)
         if generation != self._written:
             self._token.write_generation(generation)
             self._written = generation
+        return True

@@ -4,6 +4,7 @@ NIST SP 800-38D, 8.3: with random IVs, 2^32 invocations of one key, wherever the
 """
 
 import dataclasses
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -273,7 +274,7 @@ def test_counters_that_were_lost_are_noticed_and_old_versions_stop(
     old = file.read_bytes()
     with closing(Counters.open(url, home=tmp_path)) as counters:
         _process(north, counters).encrypt(BOX, None, "A256GCM", b"x", b"")
-        Remembering(counters, north.hsm).write()
+        Remembering(counters, north.hsm).write(lambda: NOW)
         assert Remembering(counters, north.hsm).compare(lambda: NOW)
 
     for path in tmp_path.glob("north-counters.db*"):
@@ -290,6 +291,25 @@ def test_counters_that_were_lost_are_noticed_and_old_versions_stop(
         later = _process(north, counters)
         plan = later.plans.plan(BOX, None, "A256GCM", Operation.ENCRYPT)
         later.invocations.count(dataclasses.replace(plan, create_ms=NOW + SKEW_MS + 1))
+
+
+def test_counters_that_are_set_back_while_they_are_used_are_noticed(
+    north: Served, counters: Counters, tmp_path: Path
+) -> None:
+    """The attacker writes an old state into the file, and lets it catch up."""
+    file = tmp_path / "north-counters.db"
+    remembering = Remembering(counters, north.hsm)
+    with closing(sqlite3.connect(file)) as live, closing(sqlite3.connect("")) as old:
+        live.backup(old)
+        for _ in range(3):
+            _process(north, counters).encrypt(BOX, None, "A256GCM", b"x", b"")
+        assert remembering.write(lambda: NOW)
+        old.backup(live)
+
+    assert not remembering.write(lambda: NOW)
+    with pytest.raises(InvocationsExhausted, match="lost or set back"):
+        _process(north, counters).encrypt(BOX, None, "A256GCM", b"x", b"")
+    assert remembering.write(lambda: NOW)
 
 
 def test_the_token_s_memory_never_goes_back(north: Served) -> None:
