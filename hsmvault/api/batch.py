@@ -15,7 +15,7 @@ from google.rpc.status_pb2 import Status
 from hsmvault.api.account import OK, Item
 from hsmvault.api.crypto import CryptoServicer
 from hsmvault.api.dispatch import Call, report
-from hsmvault.api.facts import TEXT_MAX, Telling
+from hsmvault.api.facts import TEXT_MAX, Telling, brief
 from hsmvault.api.permissions import RULES, Rule
 from hsmvault.api.status import code_and_reason, status_of
 from hsmvault.model.errors import (
@@ -155,7 +155,7 @@ class _Run:
         if kind is None:
             return Item("", "", *code, {})
         known, operation = self._kinds[kind], getattr(item, kind)
-        facts = known.telling.facts(operation)
+        facts = brief(known.telling.facts(operation))
         return Item(known.method, operation.name[:TEXT_MAX], *code, facts)
 
     def _authorise(self, kind: _Kind, operation: Any) -> None:

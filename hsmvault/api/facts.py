@@ -12,6 +12,8 @@ from typing import Any, Final, NoReturn
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from hsmvault.audit.line import encode
+
 _CONTEXT: Final = ("algorithm", "encryption_context")
 _GRANT: Final = ("principal", "role_definition", "scope", "regions")
 _ROLE: Final = tuple(
@@ -130,6 +132,9 @@ TEXT_MAX: Final = 256
 """Characters of a text that are told, and of a name that no vault has."""
 PARTS_MAX: Final = 64
 """Members of a list or map that are told: as many as an encryption context may have."""
+BRIEF_MAX: Final = 1024
+"""Bytes of a fact that is told of a call that was refused. Nobody held its request
+against anything: long ones would let who may do nothing fill the trail's disk."""
 
 _VERSIONS: Final = "/versions/"
 
@@ -171,6 +176,13 @@ class Telling:
         """The version that a response names: used, made, or current."""
         name = self._made(response)
         return name if _VERSIONS in name else ""
+
+
+def brief(facts: Mapping[str, object]) -> dict[str, object]:
+    """What is told of a refused call: its facts, and of long ones their names."""
+    told = {n: fact for n, fact in facts.items() if len(encode(fact)) <= BRIEF_MAX}
+    left = [name for name in facts if name not in told]
+    return {**told, "left_out": left} if left else told
 
 
 def _first(message: Descriptor, *names: str) -> Callable[[Any], str]:

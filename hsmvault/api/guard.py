@@ -31,6 +31,7 @@ from hsmvault.api.dispatch import (
     say_nothing_happened,
     validates_only,
 )
+from hsmvault.api.facts import brief
 from hsmvault.api.forwarding import Refused, Writes
 from hsmvault.api.identity import Identity
 from hsmvault.api.permissions import Write
@@ -379,6 +380,7 @@ def _forwardable(proof: bytes) -> tuple[Write, ...]:
 def _account(told: Underway, answer: Answer) -> Account:
     if answer.status is None:
         return told.ended(OK)
+    told.facts = brief(told.facts)
     return told.ended(*code_and_reason(answer.status))
 
 

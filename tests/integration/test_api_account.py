@@ -11,12 +11,13 @@ import grpc
 import pytest
 
 from hsmvault.api.account import Account, Authentication
-from hsmvault.api.facts import FACTS, TEXT_MAX, Telling
+from hsmvault.api.facts import FACTS, PARTS_MAX, TEXT_MAX, Telling
 from hsmvault.api.services import Limits
 from hsmvault.v1 import crypto_service_pb2 as crypto
 from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1 import region_service_pb2 as regions
-from hsmvault.v1.resources_pb2 import Key, KeySpec
+from hsmvault.v1.access_service_pb2 import CreateRoleAssignmentRequest
+from hsmvault.v1.resources_pb2 import Key, KeySpec, RoleAssignment
 from tests.support.access_matrix import ROWS
 from tests.support.served import (
     ROLES,
@@ -245,6 +246,43 @@ def test_au_03_nothing_that_a_caller_names_leaves_its_line_or_reaches_a_terminal
     raw = b"".join(p.read_bytes() for p in north.served.trail.directory.glob("*.jsonl"))
     assert raw.isascii()
     assert not any(byte < 32 or byte == 127 for byte in raw.replace(b"\n", b""))
+
+
+def test_a_refused_call_takes_little_room_whatever_it_named(north: Region) -> None:
+    """The attacker has a certificate and no role, and wants to fill the disk."""
+    long = "\U0001f600" * TEXT_MAX
+    assignment = RoleAssignment(
+        principal="CN=eve", scope="/", role_definition=long, regions=[long] * PARTS_MAX
+    )
+    north.forget()
+
+    code = refusal(
+        lambda: north.served.eve.access.CreateRoleAssignment(
+            CreateRoleAssignmentRequest(role_assignment=assignment)
+        )
+    )[0]
+
+    account = north.once()
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert account.facts == {
+        "principal": "CN=eve",
+        "scope": "/",
+        "left_out": ["role_definition", "regions"],
+    }
+
+
+def test_an_item_that_was_refused_takes_little_room(north: Region) -> None:
+    context = {f"{number}": "\U0001f600" * TEXT_MAX for number in range(PARTS_MAX)}
+    encrypt = crypto.EncryptRequest(name="keys/no", encryption_context=context)
+    north.forget()
+
+    north.served.eve.crypto.Batch(
+        crypto.BatchRequest(items=[crypto.BatchItem(encrypt=encrypt)])
+    )
+
+    (item,) = north.once().items
+    assert item.reason == "ACCESS_DENIED"
+    assert item.facts == {"left_out": ["encryption_context"]}
 
 
 def test_a_request_that_does_not_read_has_an_account(north: Region) -> None:
