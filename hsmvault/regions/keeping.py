@@ -1,7 +1,7 @@
 """The pool manager's thread that rotates and sweeps, while its region is primary."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from hsmvault.model.errors import Overloaded, Unavailable, VaultError
@@ -11,9 +11,6 @@ from hsmvault.regions.due import DueKeys
 from hsmvault.telemetry import Event, report
 
 _ALARM: Final = "upkeep"
-
-Sweep = Callable[[], object]
-"""One more thing to look after in each round; it raises VaultError when it fails."""
 
 
 class Keeping:
@@ -27,7 +24,6 @@ class Keeping:
         *,
         reigns: Callable[[], bool],
         every: float,
-        sweeps: Sequence[Sweep] = (),
     ) -> None:
         """Put it together. `every`: seconds between two rounds."""
         self._due = due
@@ -35,7 +31,6 @@ class Keeping:
         self._alarms = alarms
         self._reigns = reigns
         self._every = every
-        self._sweeps = sweeps
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep")
 
@@ -64,8 +59,5 @@ class Keeping:
     def _round(self) -> None:
         # Also where nothing is due here: a jump has to be seen when it happens.
         self._clock.look()
-        if not self._reigns():
-            return
-        self._due.round(self._ending.is_set)
-        for sweep in self._sweeps:
-            sweep()
+        if self._reigns():
+            self._due.round(self._ending.is_set)

@@ -5,12 +5,26 @@ import threading
 
 import pytest
 
-from hsmvault.model.errors import InvalidRequest, PrimaryUnavailable, Unavailable
+from hsmvault.model.errors import (
+    ClockUntrusted,
+    InvalidRequest,
+    PrimaryUnavailable,
+    Unavailable,
+)
 from hsmvault.model.key_records import VersionRecord
 from hsmvault.model.lifecycle import RegionState, VersionState
 from hsmvault.model.log import Kind
 from hsmvault.replication import snapshot
-from tests.support.nodes import Cable, TestVault, added, digest, two_regions, until
+from hsmvault.replication.node import Node
+from tests.support.nodes import (
+    Cable,
+    TestVault,
+    added,
+    digest,
+    now_ms,
+    two_regions,
+    until,
+)
 
 KEYS = "/hsmvault.v1.KeyService/"
 
@@ -230,6 +244,49 @@ def test_a_new_version_is_current_once_every_region_has_it(vault: TestVault) -> 
         assert VersionRecord.from_bytes(row.record).state is VersionState.ACTIVE
         assert south.key("turned").current == pending.version
         assert south.usable(pending)
+
+
+def test_a_version_that_waits_for_long_sounds_an_alarm_until_it_is_current(
+    vault: TestVault,
+) -> None:
+    shift = [0]
+    vault.north.clock = lambda: now_ms() + shift[0]
+    vault.north.create("turned")
+
+    with two_regions(vault) as (primary, south, _extended):
+        south.workers.away = True
+        pending = vault.north.rotate("turned")
+        shift[0] = 61_000
+        until(lambda: any(pending.version in a for a in primary.alarms.texts()))
+        (alarm,) = (a for a in primary.alarms.texts() if pending.version in a)
+        south.workers.away = False
+        until(lambda: not primary.alarms.texts())
+
+    assert "regions/south lacks it" in alarm
+    assert f"hsmvault key activate keys/turned {pending.version} --force" in alarm
+
+
+def test_a_linked_regions_clock_confirms_that_a_date_has_come(
+    vault: TestVault,
+) -> None:
+    """Just started, a primary does not believe its own clock alone."""
+    past = now_ms() - 1000
+
+    def confirmed(node: Node, date_ms: int) -> bool:
+        try:
+            node.require_past(date_ms)
+        except ClockUntrusted:
+            return False
+        return True
+
+    with vault.north.node() as primary:
+        assert not confirmed(primary, past)
+        south = vault.region("south")
+        with south.node():
+            added(primary, south)
+            until(lambda: confirmed(primary, past))
+            assert not confirmed(primary, now_ms() + 1_000_000)
+        until(lambda: not confirmed(primary, past))
 
 
 def test_a_newer_version_stays_current_when_an_older_one_arrives_late(

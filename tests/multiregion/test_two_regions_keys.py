@@ -351,6 +351,33 @@ def test_one_version_that_was_disabled_is_refused_in_both_regions(
             assert sign(caller, second, at=off.position).name == second
 
 
+def test_a_version_that_south_lacks_is_made_current_by_force(
+    call: Callers, south: LiveRegion
+) -> None:
+    first = create(call(), "forced", durability=Durability(all_regions=True))
+    with cut_off(south):
+        second = call().keys.RotateKey(
+            keys.RotateKeyRequest(name=first.name), timeout=SECONDS
+        )
+        request = keys.ActivateKeyVersionRequest(name=second.name)
+        told = refusal(lambda: call().keys.ActivateKeyVersion(request, timeout=SECONDS))
+        request.force = True
+        done = call().keys.ActivateKeyVersion(request, timeout=SECONDS)
+
+        assert (told[1], list(done.lacking_regions)) == (
+            "VERSIONS_PENDING",
+            ["regions/south"],
+        )
+        assert sign(call(), first.name).name == second.name
+        assert sign(call(region="south"), first.name).name == first.current_version
+
+    # South has the version before it hears that it is current: one log.
+    assert key(call(region="south"), first.name, at=done.position).current_version == (
+        second.name
+    )
+    assert sign(call(region="south"), first.name).name == second.name
+
+
 def test_a_new_version_is_pending_until_south_holds_it(
     call: Callers, south: LiveRegion
 ) -> None:
