@@ -26,7 +26,7 @@ from hsmvault.metrics import OPEN_KEY_MISSES, count
 from hsmvault.model.algorithms import Algorithm, KeySpec, KeyType
 from hsmvault.model.errors import IntegrityFailure, VaultError, WrappedKeyInvalid
 from hsmvault.model.material import Material
-from hsmvault.model.stored import KWP, WrappedKey, region_key_name
+from hsmvault.model.stored import KWP, WRAPPED_BYTES_MAX, WrappedKey, region_key_name
 
 _KWP_MORE: Final = 8
 _PROOF: Final = SIGNING[Algorithm.ES256]
@@ -87,7 +87,15 @@ def check(core: Core, session: Session, pairs: Sequence[tuple[bytes, bytes]]) ->
 
 
 def require_for(wrapped: WrappedKey, *, version: str, region: str, under: str) -> None:
-    """Raise WrappedKeyInvalid unless it says that it is this version's, here."""
+    """Raise WrappedKeyInvalid unless it says that it is this version's, here.
+
+    What is longer than any wrapped key is not even shown to the token.
+    """
+    if len(wrapped.wrapped) > WRAPPED_BYTES_MAX:
+        raise WrappedKeyInvalid(
+            "a stored wrapped key of {given} bytes is longer than any",
+            given=len(wrapped.wrapped),
+        )
     if (wrapped.version, wrapped.region, wrapped.wrapping_key, wrapped.mechanism) != (
         version,
         region,
