@@ -15,7 +15,8 @@ from hsmvault.model.networks import address_of, admits, site_of
 from hsmvault.vault.view import View
 
 STRANGERS_RATE: Final = 100
-"""Calls per second from one address that show no identity the vault knows."""
+"""Calls per second from one address that show no identity the vault knows, and of one
+principal that holds no role: what they are refused is recorded, and takes room."""
 _MS: Final = 1_000_000
 
 
@@ -34,25 +35,28 @@ class Door:
         if identity is None:
             self._admit_stranger(peer)
             return
-        rate = view.vault.rate_limit
+        principal = identity.principal
+        rate = _rate(principal, view)
         if not rate:
             return
-        principal = identity.principal
         wait = self._rates.take(principal, rate)
         if wait:
             raise RateLimited(
                 "{principal} makes more than {rate} calls per second of this "
-                "partition; ask again in {retry_ms} ms, or have it raised: hsmvault "
-                "vault set --rate-limit",
+                "partition; ask again in {retry_ms} ms, or have it raised: {how}",
                 principal=principal,
                 rate=rate,
                 retry_ms=-(-wait // _MS),
+                how="hsmvault vault set --rate-limit"
+                if rate == view.vault.rate_limit
+                else "hsmvault role assign, as without a role nobody gets more",
             )
 
     def charge(self, principal: str, count: int, view: View) -> None:
         """Count what one call did more than once, as the items of a batch."""
-        if view.vault.rate_limit:
-            self._rates.charge(principal, view.vault.rate_limit, count)
+        rate = _rate(principal, view)
+        if rate:
+            self._rates.charge(principal, rate, count)
 
     def _admit_stranger(self, peer: str) -> None:
         wait = self._strangers.take(site_of(peer), STRANGERS_RATE)
@@ -63,6 +67,14 @@ class Door:
                 address=address_of(peer),
                 retry_ms=-(-wait // _MS),
             )
+
+
+def _rate(principal: str, view: View) -> int:
+    """How many calls per second a principal may make; 0: as many as it likes."""
+    rate = view.vault.rate_limit
+    if view.access.of(principal):
+        return rate
+    return min(rate, STRANGERS_RATE) if rate else STRANGERS_RATE
 
 
 def require_network(peer: str, view: View) -> None:

@@ -3,6 +3,7 @@
 The attackers are callers whose certificates and requests name whatever they like.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from hsmvault.api.admission import Door
+from hsmvault.api.rates import SECOND_NS, Rates
 from hsmvault.model.access import ADMINISTRATOR, CRYPTO_OFFICER, CRYPTO_USER, Permission
 from hsmvault.v1 import access_service_pb2 as access
 from hsmvault.v1 import crypto_service_pb2 as crypto
@@ -64,7 +67,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def north(directory: Path) -> Iterator[Served]:
-    with served(directory) as one:
+    # A second passes between any two calls: callers without a role are limited.
+    unhurried = Rates(itertools.count(step=SECOND_NS).__next__)
+    with served(directory, door=Door(unhurried)) as one:
         make_key(one, "a")
         make_key(one, "b")
         define(one.ada, "Mine", "mine")

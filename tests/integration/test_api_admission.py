@@ -24,11 +24,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hsmvault.api.account import Account
 from hsmvault.api.admission import STRANGERS_RATE, Door
 from hsmvault.api.rates import SECOND_NS, Rates
+from hsmvault.model.access import CRYPTO_USER
 from hsmvault.regions.certificates import Authority, Certified
 from hsmvault.v1.crypto_service_pb2 import BatchItem, BatchRequest, SignRequest
 from hsmvault.v1.region_service_pb2 import GetTopologyRequest
 from tests.integration.test_api_vault import get, update
-from tests.support.served import Served, make_key, refusal, served, signed
+from tests.support.served import Served, grant, make_key, refusal, served, signed
 from tests.unit.test_rates import Clock
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -232,6 +233,36 @@ def test_without_a_limit_nobody_is_counted(tmp_path: Path) -> None:
         _topology(north)
 
         assert refusal(lambda: _topology(north))[:2] == LIMITED
+
+
+def test_who_holds_no_role_gets_no_more_than_a_stranger(tmp_path: Path) -> None:
+    """The attacker has a certificate alone, and wants refusals to fill the disk."""
+    with limited(tmp_path) as (north, clock):
+        make_key(north, "a")
+        sign = BatchItem(sign=SignRequest(name="keys/a"))
+
+        north.eve.crypto.Batch(BatchRequest(items=[sign] * STRANGERS_RATE))
+        beyond = refusal(lambda: signed(north.eve, "keys/a"))
+        clock.now += SECOND_NS
+        again = refusal(lambda: signed(north.eve, "keys/a"))[0]
+
+        assert beyond[:2] == LIMITED
+        assert "hsmvault role assign" in beyond[2]
+        assert again is DENIED
+
+
+def test_who_gets_a_role_is_limited_like_others(tmp_path: Path) -> None:
+    with limited(tmp_path) as (north, _clock):
+        make_key(north, "a")
+        refused = {
+            refusal(lambda: signed(north.eve, "keys/a"))[0]
+            for _ in range(STRANGERS_RATE)
+        }
+
+        grant(north, "eve", CRYPTO_USER)
+
+        assert refused == {DENIED}
+        assert signed(north.eve, "keys/a").signature
 
 
 def test_strangers_are_limited_by_their_address(tmp_path: Path) -> None:
