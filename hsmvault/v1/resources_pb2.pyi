@@ -637,7 +637,9 @@ class Vault(_message.Message):
     version_limit: _builtins.int
     """How many versions a key may have: 1 to 1000."""
     rate_limit: _builtins.int
-    """Calls per second that each principal may make of each partition; 0: any."""
+    """Calls per second that each principal may make of each partition; 0: any. One that
+    holds no role gets 100 at most.
+    """
     etag: _builtins.str
     """Changes whenever the vault's settings do."""
     position: _builtins.str
