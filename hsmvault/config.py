@@ -118,6 +118,15 @@ class Telemetry:
 
 
 @dataclass(frozen=True, slots=True)
+class Audit:
+    """The audit trails of the region's processes."""
+
+    head_seconds: int = 60
+    """How often what was written is signed, and the signature logged."""
+    segment_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
     """The vault that an extended region was made for."""
 
@@ -136,6 +145,7 @@ class RegionConfig:
     officer: OfficerSettings = OfficerSettings()
     limits: Limits = Limits()
     telemetry: Telemetry = Telemetry()
+    audit: Audit = Audit()
     join: Join = Join()
     issuers: tuple[Issuer, ...] = ()
 
@@ -303,6 +313,7 @@ _SECTIONS: Final[Mapping[str, type]] = types.MappingProxyType(
         "officer": OfficerSettings,
         "limits": Limits,
         "telemetry": Telemetry,
+        "audit": Audit,
         "join": Join,
     }
 )

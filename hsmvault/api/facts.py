@@ -107,6 +107,7 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "RegionService/ListRegions": ("show_purged",),
         "RegionService/GetReplicationStatus": (),
         "RegionService/WaitForPosition": ("position",),
+        "RegionService/ListAuditHeads": ("region",),
         "RegionService/GetTopology": (),
         "VaultService/GetVault": (),
         "VaultService/Watch": ("position", "scope", "kinds"),

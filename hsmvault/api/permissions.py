@@ -235,6 +235,7 @@ _REGIONS: Final = {
     "ListRegions": Rule(Permission.REGIONS_READ, _vault, waits=True),
     "GetReplicationStatus": Rule(Permission.REGIONS_READ, _vault, waits=True),
     "WaitForPosition": Rule(Permission.TOPOLOGY_READ, _vault, waits=True),
+    "ListAuditHeads": Rule(Permission.REGIONS_READ, _vault, waits=True),
     "GetTopology": Rule(Permission.TOPOLOGY_READ, _vault, waits=True),
 }
 

@@ -9,6 +9,7 @@ from hsmvault.api import convert, identity
 from hsmvault.api.dispatch import WAIT_SECONDS, WAIT_SECONDS_MAX, Call, requested
 from hsmvault.api.forwarding import accepted
 from hsmvault.api.ports import Manager, Partitions
+from hsmvault.model.audit_records import AuditHead, AuditHeadRecord
 from hsmvault.model.errors import (
     AccessDenied,
     InvalidRequest,
@@ -17,7 +18,7 @@ from hsmvault.model.errors import (
     Unavailable,
 )
 from hsmvault.model.lifecycle import RegionState
-from hsmvault.model.log import Position
+from hsmvault.model.log import Kind, Position
 from hsmvault.model.names import RegionName
 from hsmvault.model.orders import Terms
 from hsmvault.model.vault_records import RegionRecord
@@ -28,7 +29,13 @@ from hsmvault.v1 import region_service_pb2 as pb
 from hsmvault.v1.resources_pb2 import Region
 from hsmvault.vault.checked import Found
 from hsmvault.vault.memory import Memory
-from hsmvault.vault.ports import Clock, FollowerState, RemovalOrder, ReplicationState
+from hsmvault.vault.ports import (
+    Clock,
+    FollowerState,
+    RemovalOrder,
+    ReplicationState,
+    Store,
+)
 from hsmvault.vault.view import View
 
 
@@ -40,6 +47,7 @@ class RegionServicer:
     manager: Manager
     partitions: Partitions
     clock: Clock
+    store: Store
 
     def add_region(self, request: pb.AddRegionRequest, call: Call) -> Region:
         RegionName.parse(request.region.name)
@@ -151,6 +159,19 @@ class RegionServicer:
         )
         return pb.WaitForPositionResponse(position=view.served)
 
+    def list_audit_heads(
+        self, request: pb.ListAuditHeadsRequest, call: Call
+    ) -> pb.ListAuditHeadsResponse:
+        of = RegionName.parse(request.region).region if request.region else ""
+        # Not compared with their MACs: who wants to know verifies the signatures.
+        rows = self.store.states(Kind.AUDIT_HEAD, prefix=f"auditHeads/{of}")
+        heads = [AuditHeadRecord.from_bytes(row.record).head for row in rows]
+        return pb.ListAuditHeadsResponse(
+            heads=[_audit_head(head) for head in heads if of in {"", head.region}],
+            region=f"regions/{call.view.region}",
+            position=call.view.served,
+        )
+
     def get_topology(self, _request: pb.GetTopologyRequest, call: Call) -> pb.Topology:
         view = call.view
         reachable = view.is_primary
@@ -182,6 +203,19 @@ def _logged(done: Executed) -> Region:
     done = accepted(done)
     record = RegionRecord.from_bytes(done.response)
     return convert.region(Found(record, done.response, Position.parse(done.position)))
+
+
+def _audit_head(head: AuditHead) -> pb.AuditHead:
+    return pb.AuditHead(
+        region=f"regions/{head.region}",
+        process=head.process,
+        segment=head.segment,
+        sequence=head.sequence,
+        chain=head.chain,
+        time=convert.timestamp(head.time_ms),
+        partition=head.partition,
+        signature=head.signature,
+    )
 
 
 def _regions(view: View, *, purged: bool) -> list[Region]:

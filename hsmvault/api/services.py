@@ -252,7 +252,7 @@ def build(
         "KeyService": keys,
         "CryptoService": (batching,),
         "AccessService": (_access(store, memory, writer, clock),),
-        "RegionService": (RegionServicer(memory, manager, partitions, clock),),
+        "RegionService": (RegionServicer(memory, manager, partitions, clock, store),),
         "VaultService": (VaultServicer(VaultKeeper(store, memory, writer), watching),),
     }
     guard = Guard(

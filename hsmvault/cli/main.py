@@ -11,6 +11,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import click
 
 from hsmvault.cli import failing
+from hsmvault.cli.audit import audit
 from hsmvault.cli.batch import batch
 from hsmvault.cli.crypto import crypto
 from hsmvault.cli.dev import dev
@@ -62,7 +63,7 @@ for _command in (role, region, topology, watch, client_config):
     cli.add_command(_command)
 for _command in (revoke, revoked, show):
     caller.add_command(_command)
-for _command in (vault, caller, serve, ceremony, partition, sweeper, dev):
+for _command in (vault, caller, serve, ceremony, partition, sweeper, audit, dev):
     cli.add_command(_command)
 
 

@@ -236,6 +236,11 @@ REMOVE_REGION: Final = _method(
     _ID,
     PATIENT,
 )
+LIST_AUDIT_HEADS: Final = _method(
+    "RegionService/ListAuditHeads",
+    regions.ListAuditHeadsRequest,
+    regions.ListAuditHeadsResponse,
+)
 LIST_REGIONS: Final = _method(
     "RegionService/ListRegions",
     regions.ListRegionsRequest,

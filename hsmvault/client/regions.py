@@ -57,6 +57,14 @@ class Regions:
         )
         return self._caller.call(methods.REMOVE_REGION, request, **options)
 
+    def audit_heads(
+        self, of: str = "", **options: Unpack[Options]
+    ) -> messages.ListAuditHeadsResponse:
+        """Return how far the trails of a region, or of all, were when last signed."""
+        name = region_name(of) if of else ""
+        request = messages.ListAuditHeadsRequest(region=name)
+        return self._caller.call(methods.LIST_AUDIT_HEADS, request, **options)
+
     def status(self, **options: Unpack[Options]) -> messages.ReplicationStatus:
         """Return how far every region has come, as the answering region knows it."""
         request = messages.GetReplicationStatusRequest()

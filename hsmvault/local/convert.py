@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.model.algorithms import Curve, KeySpec, KeyType
+from hsmvault.model.audit_records import AuditHead
 from hsmvault.model.log import Epoch, Head, Position
 from hsmvault.model.material import Blob, Generated, Material
 from hsmvault.model.stored import WrappedKey
@@ -117,3 +118,31 @@ def head(message: pb.Head) -> Head:
     """Read it back."""
     epoch = Epoch(message.epoch_number, message.epoch_region)
     return Head(Position(epoch, message.index), message.chain)
+
+
+def audit_head_in(message: pb.AuditHead) -> AuditHead:
+    """Read the end of an audit trail."""
+    return AuditHead(
+        message.region,
+        message.process,
+        message.segment,
+        message.sequence,
+        message.chain,
+        message.time_ms,
+        message.partition,
+        message.signature,
+    )
+
+
+def audit_head_out(head: AuditHead) -> pb.AuditHead:
+    """Write the end of an audit trail."""
+    return pb.AuditHead(
+        region=head.region,
+        process=head.process,
+        segment=head.segment,
+        sequence=head.sequence,
+        chain=head.chain,
+        time_ms=head.time_ms,
+        partition=head.partition,
+        signature=head.signature,
+    )

@@ -3,10 +3,11 @@
 from typing import Final
 
 from hsmvault import tracing
-from hsmvault.local import sockets
+from hsmvault.local import convert, sockets
 from hsmvault.local.status import raised
 from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
+from hsmvault.model.audit_records import AuditHead
 from hsmvault.model.log import Position
 from hsmvault.model.orders import Terms
 from hsmvault.regions.layout import Layout
@@ -77,6 +78,13 @@ class ManagerClient:
                 message, timeout=seconds + _GRACE_SECONDS, metadata=tracing.outgoing()
             )
         return Executed(done.response, done.status, done.position)
+
+    def append_audit_head(self, head: AuditHead) -> None:
+        """Have the signed end of a trail taken into the log."""
+        with raised(_WHO):
+            self._stub.AppendAuditHead(
+                convert.audit_head_out(head), timeout=_STATUS_SECONDS
+            )
 
     def await_watermark(
         self, position: Position, *, regions: int, seconds: float

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import grpc
 
 from hsmvault import tracing
+from hsmvault.local import convert
 from hsmvault.local.officers import LocalOfficers
 from hsmvault.local.status import packed, told
 from hsmvault.local.v1 import local_service_pb2 as pb
@@ -54,6 +55,13 @@ class ManagerService(pb_grpc.ManagerWorkServicer):
         return pb.ForwardReply(
             response=done.response, status=done.status, position=done.position
         )
+
+    def AppendAuditHead(
+        self, request: pb.AuditHead, context: grpc.ServicerContext
+    ) -> pb.AuditHeadAppended:
+        with told(context):
+            self._duties.append_audit_head(convert.audit_head_in(request))
+        return pb.AuditHeadAppended()
 
     def AwaitWatermark(
         self, request: pb.AwaitWatermarkRequest, context: grpc.ServicerContext

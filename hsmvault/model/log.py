@@ -59,6 +59,8 @@ class Kind(StrEnum):
     KEY_VERSION = "key_version"
     IMPORT = "import"
     """A wrapping key for one import, and whether it was used."""
+    AUDIT_HEAD = "audit_head"
+    """How far an audit trail was. Decides nothing; kept where its author cannot."""
     TOMBSTONE = "tombstone"
     """The resource is gone for good; the record says what it was."""
 

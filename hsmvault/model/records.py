@@ -3,6 +3,7 @@
 from typing import Final
 
 from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
+from hsmvault.model.audit_records import AuditHeadRecord
 from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.import_records import ImportRecord
 from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
@@ -19,6 +20,7 @@ TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.KEY: KeyRecord,
     Kind.KEY_VERSION: VersionRecord,
     Kind.IMPORT: ImportRecord,
+    Kind.AUDIT_HEAD: AuditHeadRecord,
     Kind.TOMBSTONE: TombstoneRecord,
 }
 """The type of record that each kind of entry carries."""

@@ -15,7 +15,7 @@ from typing import Final
 
 from hsmvault.model.errors import AuditUnavailable, ClockUntrusted
 from hsmvault.regions.alarms import Alarms
-from hsmvault.regions.ports import Notes
+from hsmvault.regions.ports import AuditTrail
 from hsmvault.telemetry import Event, report
 from hsmvault.vault.lasting import Boot
 from hsmvault.vault.ports import Clock
@@ -45,14 +45,14 @@ class TrustedClock:
         *,
         peers: Callable[[], Iterable[int]],
         alarms: Alarms,
-        notes: Notes,
+        audit: AuditTrail,
     ) -> None:
         """Watch from now on. `peers`: what the linked regions' clocks say, in ms."""
         self._wall = wall
         self._boot = boot
         self._peers = peers
         self._alarms = alarms
-        self._notes = notes
+        self._audit = audit
         self._lock = threading.RLock()
         self._problem = ""
         self._agree_since: float | None = None
@@ -118,7 +118,7 @@ class TrustedClock:
             problem = self.look()
             if problem:
                 # First, and refused without it: it lets keys be ended.
-                self._notes.note("clock.vouched", operator=operator, problem=problem)
+                self._audit.note("clock.vouched", operator=operator, problem=problem)
                 self._begin()
                 self._trust(f"{operator} vouched for the wall clock")
             return problem
@@ -135,14 +135,14 @@ class TrustedClock:
         if fresh:
             report(Event.CLOCK_DISTRUSTED, problem=self._problem, drift_ms=drift_ms)
             with suppress(AuditUnavailable):
-                self._notes.note("clock.distrusted", drift_ms=drift_ms)
+                self._audit.note("clock.distrusted", drift_ms=drift_ms)
 
     def _trust(self, reason: str) -> None:
         self._problem, self._agree_since = "", None
         self._alarms.clear(_ALARM)
         report(Event.CLOCK_TRUSTED, reason=reason)
         with suppress(AuditUnavailable):
-            self._notes.note("clock.trusted", reason=reason)
+            self._audit.note("clock.trusted", reason=reason)
 
 
 def _date(time_ms: int) -> str:

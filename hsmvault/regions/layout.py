@@ -7,6 +7,10 @@ from typing import Final
 PARTITIONS: Final = ("p0", "p1", "p2")
 """The partitions of a region. Each is a token of its own, served by a process."""
 
+SUPERVISOR: Final = "supervisor"
+MANAGER: Final = "manager"
+"""The other processes of a region, by the names that they have in logs and trails."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

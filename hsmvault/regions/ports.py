@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hsmvault.model.audit_records import AuditHead
 from hsmvault.model.log import Entry, Head, Kind, Position
 from hsmvault.model.orders import RemovalOrder, Terms
 from hsmvault.model.stored import StoredRecord, WrappedKey
@@ -83,11 +84,17 @@ class Executed:
     """What the answering region had reached; empty when it failed."""
 
 
-class Notes(Protocol):
-    """The audit trail of this process."""
+class AuditTrail(Protocol):
+    """The trail of this process: `audit` satisfies it. Raises AuditUnavailable."""
+
+    def require(self) -> None:
+        """Raise unless records could be written a moment ago; ask before a change."""
 
     def note(self, event: str, resource: str = "", **facts: object) -> None:
-        """Record what happened without a caller. Raises AuditUnavailable."""
+        """Record what was done without a caller. No secrets, and no bytes.
+
+        `event`: `subject.happened`; `facts`: texts, numbers, and lists of them.
+        """
 
 
 class Officers(Protocol):
@@ -243,6 +250,9 @@ class Purging(Protocol):
 
 class ManagerDuties(Protocol):
     """What the pool manager does for partition servers and operators."""
+
+    def append_audit_head(self, head: AuditHead) -> None:
+        """Take the signed end of a trail of this region into the log."""
 
     def replication(self) -> ReplicationState: ...
 

@@ -144,6 +144,9 @@ class SelfPurge:
         self._require_author(entry, previous, signed)
         principal = require_administrator(order, self._registry, now_ms=self._clock())
         report(Event.REGION_PURGED, subject=self._region, by=principal, step="ordered")
+        self._registry.audit.note(
+            "region.purge_ordered", f"/regions/{self._region}", principal=principal
+        )
 
     def require_officers(self) -> None:
         """Raise RegionNotReady, with the pair keys destroyed, where nobody can wipe."""
@@ -176,6 +179,7 @@ class SelfPurge:
         finally:
             self._officers.dismiss()
         self._purging.destroy_store()
+        self._registry.audit.note("region.purged", f"/regions/{self._region}")
         report(Event.REGION_PURGED, subject=self._region, step="done")
 
     def leave(self) -> None:

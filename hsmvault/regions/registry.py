@@ -18,15 +18,18 @@ from hsmvault.model.lifecycle import RECEIVING, REGION_NEXT, RegionState
 from hsmvault.model.log import Kind, Position, RequestMark
 from hsmvault.model.orders import Terms
 from hsmvault.model.record import Record
+from hsmvault.model.records import read
 from hsmvault.model.stored import StoredRecord
 from hsmvault.model.vault_records import RegionRecord, VaultRecord
-from hsmvault.regions.ports import LogStore, Workers
+from hsmvault.regions.ports import AuditTrail, LogStore, Workers
 from hsmvault.telemetry import Event, report
 from hsmvault.vault.ports import Change, Clock, Expect
 
 _CHECKED_MAX: Final = 4096
 """Verified records that are remembered; regions and administrators are few."""
 
+_TOLD: Final = ("state", "current", "problem")
+"""What a record's entry in the audit trail says of the record."""
 _ATTEMPTS: Final = 5
 """How often a change is decided again when another write came first."""
 
@@ -39,12 +42,19 @@ class Registry:
     """Reads records that decide, with their MACs checked, and writes with new ones."""
 
     def __init__(
-        self, store: LogStore, workers: Workers, *, vault_id: str, clock: Clock
+        self,
+        store: LogStore,
+        workers: Workers,
+        *,
+        vault_id: str,
+        clock: Clock,
+        audit: AuditTrail,
     ) -> None:
         self.store = store
         self.vault_id = vault_id
         self._workers = workers
         self._clock = clock
+        self.audit = audit
         self._lock = threading.Lock()
         self._checked: set[tuple[bytes, bytes]] = set()
 
@@ -153,12 +163,33 @@ class Registry:
         epoch = self.store.epoch()
         if epoch is None:
             raise NotPrimary("this region has no log yet")
-        return self.store.commit(
+        self.audit.require()
+        position: Position = self.store.commit(
             changes,
             expect=Expect(epoch, regions_index=regions_index),
             time_ms=self._clock(),
             request=request,
         )
+        self._record([change.stored for change in changes], position)
+        return position
+
+    def _record(self, rows: Sequence[StoredRecord], position: Position) -> None:
+        """Tell the audit trail of what the pool manager changed by itself."""
+        for row in rows:
+            # Of heads it would never end: each record makes another head.
+            if row.kind is not Kind.AUDIT_HEAD:
+                facts: dict[str, object] = {
+                    "position": str(position),
+                    "revision": row.revision,
+                }
+                record = read(row.kind, row.record)
+                told = {name: getattr(record, name, "") for name in _TOLD}
+                self.audit.note(
+                    f"{row.kind}.changed",
+                    f"/{row.resource}",
+                    **facts,
+                    **{name: fact for name, fact in told.items() if fact},
+                )
 
     def save(
         self,

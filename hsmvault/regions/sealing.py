@@ -29,7 +29,12 @@ class Sealing:
     """
 
     def __init__(
-        self, store: LogStore, workers: Workers, registry: Registry, *, region: str
+        self,
+        store: LogStore,
+        workers: Workers,
+        registry: Registry,
+        *,
+        region: str,
     ) -> None:
         self._store = store
         self._workers = workers
@@ -44,6 +49,9 @@ class Sealing:
             if not rows:
                 if sealed:
                     report(Event.KEYS_SEALED, subject=region, versions=sealed)
+                    self._registry.audit.note(
+                        "keys.sealed", f"/regions/{region}", versions=sealed
+                    )
                 return True
             sealed += self._round(region, rows)
             after = rows[-1].resource

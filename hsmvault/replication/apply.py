@@ -25,7 +25,7 @@ from hsmvault.model.stored import StoredRecord, WrappedKey, pair_key_name
 from hsmvault.model.vault_records import RegionRecord, VaultRecord
 from hsmvault.regions.batches import in_batches
 from hsmvault.regions.card import Card
-from hsmvault.regions.ports import Arrived, LogStore, Workers
+from hsmvault.regions.ports import Arrived, AuditTrail, LogStore, Workers
 from hsmvault.regions.signatures import signed_by
 from hsmvault.replication.messages import (
     entry_in,
@@ -49,8 +49,11 @@ Wrapped = tuple[WrappedKey, bytes]
 class Applier:
     """Brings this extended region's store forward."""
 
-    def __init__(self, store: LogStore, workers: Workers, trust: Trust) -> None:
+    def __init__(
+        self, store: LogStore, workers: Workers, trust: Trust, audit: AuditTrail
+    ) -> None:
         self._store = store
+        self._audit = audit
         self._workers = workers
         self._trust = trust
         self._region = trust.identity.region
@@ -88,9 +91,24 @@ class Applier:
         # All is verified. Now the HSM: own MACs, and own wrapping of what came.
         macs = self._macs(states)
         wrapped = self._rewrapped(arrived)
-        return self._store.apply(
+        self._audit.require()
+        head = self._store.apply(
             entries, states=macs, wrapped=wrapped, expected_head=signed.head
         )
+        self._record(entries, author.id)
+        return head
+
+    def _record(self, entries: Sequence[Entry], author: str) -> None:
+        """Tell the audit trail what came. Of heads it would never end."""
+        came = [e for e in entries if e.kind is not Kind.AUDIT_HEAD]
+        if came:
+            self._audit.note(
+                "replication.applied",
+                "/",
+                from_region=author,
+                position=str(came[-1].position),
+                resources=[f"{e.position.index} /{e.resource}" for e in came],
+            )
 
     def snapshot(
         self, manifest: pb.SnapshotManifest, fetch: Callable[[int], bytes]
@@ -116,7 +134,14 @@ class Applier:
             if number not in held:
                 chunk = _verified(fetch(number), digest)
                 self._store.stage_chunk(manifest.id, number, chunk)
+        self._audit.require()
         self._install(manifest, head, author)
+        self._audit.note(
+            "replication.snapshot_installed",
+            "/",
+            from_region=author.id,
+            position=str(head.position),
+        )
         return head
 
     def _author(self, head: Head) -> RegionRecord:

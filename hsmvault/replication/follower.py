@@ -12,6 +12,7 @@ from typing import Final
 import grpc
 
 from hsmvault import tracing
+from hsmvault.model.audit_records import AuditHead
 from hsmvault.model.errors import (
     Overloaded,
     PrimaryUnavailable,
@@ -23,7 +24,13 @@ from hsmvault.regions.alarms import Alarms
 from hsmvault.regions.ports import Executed, LogStore
 from hsmvault.replication.apply import Applier
 from hsmvault.replication.commands import Commands
-from hsmvault.replication.messages import executed_in, fork_out, head_in, head_out
+from hsmvault.replication.messages import (
+    audit_head_out,
+    executed_in,
+    fork_out,
+    head_in,
+    head_out,
+)
 from hsmvault.replication.trust import Trust
 from hsmvault.replication.v1 import replication_service_pb2 as pb
 from hsmvault.replication.v1 import replication_service_pb2_grpc as rpc
@@ -32,6 +39,7 @@ from hsmvault.vault.ports import Clock, FollowerState
 
 RELEASE: Final = "0.1.0"
 _CHUNK_SECONDS: Final = 30.0
+_HEAD_SECONDS: Final = 4.0
 _ALARM: Final = "primary"
 
 _TRANSIENT: Final = (Unavailable, Overloaded)
@@ -170,6 +178,18 @@ class Follower:
                 "the link to the primary broke during the write: it may have "
                 "happened. Repeat it with the same request id ({code})",
                 code=_code(error),
+            ) from error
+
+    def append_audit_head(self, head: AuditHead) -> None:
+        """Have the primary take the end of one of our trails into the log."""
+        session = self._session
+        if session is None:
+            raise PrimaryUnavailable("the primary region cannot be reached")
+        try:
+            session.stub.AppendAuditHead(audit_head_out(head), timeout=_HEAD_SECONDS)
+        except (grpc.RpcError, ValueError) as error:
+            raise Unavailable(
+                "the primary did not take an audit head ({code})", code=_code(error)
             ) from error
 
     # --- the link ------------------------------------------------------------

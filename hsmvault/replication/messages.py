@@ -5,6 +5,7 @@ Whatever does not read as the model's is an IntegrityFailure: it came from a reg
 
 from collections.abc import Iterable, Sequence
 
+from hsmvault.model.audit_records import AuditHead
 from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.log import (
     Entry,
@@ -217,3 +218,31 @@ def executed_out(executed: Executed) -> pb.ForwardReply:
 def executed_in(message: pb.ForwardReply) -> Executed:
     """Read how a forwarded call ended."""
     return Executed(message.response, message.status, message.position)
+
+
+def audit_head_in(message: pb.AuditHead) -> AuditHead:
+    """Read the end of an audit trail."""
+    return AuditHead(
+        message.region,
+        message.process,
+        message.segment,
+        message.sequence,
+        message.chain,
+        message.time_ms,
+        message.partition,
+        message.signature,
+    )
+
+
+def audit_head_out(head: AuditHead) -> pb.AuditHead:
+    """Write the end of an audit trail."""
+    return pb.AuditHead(
+        region=head.region,
+        process=head.process,
+        segment=head.segment,
+        sequence=head.sequence,
+        chain=head.chain,
+        time_ms=head.time_ms,
+        partition=head.partition,
+        signature=head.signature,
+    )

@@ -5,26 +5,34 @@ refuses. Whether this region leads or follows is read from its log.
 """
 
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 import grpc
 
+from hsmvault.model.audit_records import AuditHead
 from hsmvault.model.errors import InvalidRequest, VaultError
 from hsmvault.model.lifecycle import RegionState
 from hsmvault.model.log import Position
 from hsmvault.model.orders import PLAIN, RemovalOrder, Terms
 from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.alarms import Alarms
+from hsmvault.regions.audit_heads import AuditHeads
 from hsmvault.regions.caught_up import CaughtUp
 from hsmvault.regions.clock import TrustedClock
 from hsmvault.regions.due import DueKeys
 from hsmvault.regions.heads import Anchors, HeadSigner
 from hsmvault.regions.keeping import Keeping
 from hsmvault.regions.operations import Operations
-from hsmvault.regions.ports import Executed, LogStore, Notes, Officers, Purging, Workers
+from hsmvault.regions.ports import (
+    AuditTrail,
+    Executed,
+    LogStore,
+    Officers,
+    Purging,
+    Workers,
+)
 from hsmvault.regions.purge import SelfPurge
 from hsmvault.regions.registry import Registry
 from hsmvault.regions.remove import Removal
@@ -33,6 +41,7 @@ from hsmvault.replication.apply import Applier
 from hsmvault.replication.commands import Commands, Facts
 from hsmvault.replication.follower import Follower, Timings
 from hsmvault.replication.links import Links
+from hsmvault.replication.means import Means
 from hsmvault.replication.sender import Sender
 from hsmvault.replication.serve import ReplicationServicer, listen
 from hsmvault.replication.snapshot import Snapshots
@@ -52,19 +61,6 @@ LAG_ALARM_MS: Final = 60_000
 _SHOWN: Final = frozenset(RegionState) - {RegionState.PURGED}
 
 
-@dataclass(frozen=True, slots=True)
-class _Means:
-    """What the process around lends us."""
-
-    store: LogStore
-    workers: Workers
-    officers: Officers
-    purging: Purging
-    clock: Clock
-    boot: Boot
-    timings: Timings
-
-
 class Node:
     """A region's manager: regions.ports.ManagerDuties. Use as a context manager."""
 
@@ -77,14 +73,14 @@ class Node:
         officers: Officers,
         purging: Purging,
         clock: Clock,
+        audit: AuditTrail,
         directory: Path,
         listen: str,
-        notes: Notes,
         boot: Boot = boot_seconds,
         timings: Timings | None = None,
     ) -> None:
         """Put it together; nothing runs before `start`. `listen`: host:port."""
-        self._means = _Means(
+        self._means = Means(
             store, workers, officers, purging, clock, boot, timings or Timings()
         )
         self._identity = identity
@@ -97,7 +93,9 @@ class Node:
         """Port of the private listener, once started."""
         self.alarms = Alarms()
         vault_id = identity.vault_id
-        self._registry = Registry(store, workers, vault_id=vault_id, clock=clock)
+        self._registry = Registry(
+            store, workers, vault_id=vault_id, clock=clock, audit=audit
+        )
         self._trust = Trust(identity, self._registry)
         self._signer = HeadSigner(workers, vault_id=vault_id)
         self._watch = LogWatch(store, every=self._means.timings.poll)
@@ -112,22 +110,27 @@ class Node:
             directory / "snapshots", store, workers, self._vouching, vault_id=vault_id
         )
         self._sender = self._make_sender()
-        self._servicer = ReplicationServicer(
-            trust=self._trust,
-            store=store,
-            workers=workers,
-            links=self._links,
-            sender=self._sender,
-            snapshots=self._snapshots,
-            alarms=self.alarms,
-        )
+        self._audit_heads = AuditHeads(self._registry, self.alarms)
+        self._servicer = self._make_servicer()
         self._operations = self._make_operations(directory / "orders")
         self._clock = TrustedClock(
-            clock, boot, peers=self._links.times, alarms=self.alarms, notes=notes
+            clock, boot, peers=self._links.times, alarms=self.alarms, audit=audit
         )
         self._keeping = self._make_keeping()
         self._self_purge = self._make_self_purge()
         self._follower = self._make_follower()
+
+    def _make_servicer(self) -> ReplicationServicer:
+        return ReplicationServicer(
+            trust=self._trust,
+            store=self._store,
+            workers=self._means.workers,
+            links=self._links,
+            sender=self._sender,
+            snapshots=self._snapshots,
+            audit_heads=self._audit_heads,
+            alarms=self.alarms,
+        )
 
     def _make_sender(self) -> Sender:
         return Sender(
@@ -213,7 +216,9 @@ class Node:
         return Follower(
             trust=self._trust,
             store=self._store,
-            applier=Applier(self._store, means.workers, self._trust),
+            applier=Applier(
+                self._store, means.workers, self._trust, self._registry.audit
+            ),
             commands=Commands(
                 trust=self._trust, officers=means.officers, purge=self._purge
             ),
@@ -292,6 +297,13 @@ class Node:
             timeout=timeout,
             policy=self._policy(),
         )
+
+    def append_audit_head(self, head: AuditHead) -> None:
+        """Take the signed end of a trail of this region into the log."""
+        if self._follows:
+            self._follower.append_audit_head(head)
+        else:
+            self._audit_heads.append(head, of=self._identity.region)
 
     def await_watermark(
         self, position: Position, *, regions: int, timeout: float

@@ -26,9 +26,10 @@ from hsmvault.model.lifecycle import RECEIVING
 from hsmvault.model.log import Head
 from hsmvault.model.vault_records import RegionRecord
 from hsmvault.regions.alarms import Alarms
+from hsmvault.regions.audit_heads import AuditHeads
 from hsmvault.regions.ports import Greeting, LogStore, Workers
 from hsmvault.replication.links import FollowerLink, Links
-from hsmvault.replication.messages import executed_out, head_in
+from hsmvault.replication.messages import audit_head_in, executed_out, head_in
 from hsmvault.replication.sender import Sender
 from hsmvault.replication.snapshot import Snapshots
 from hsmvault.replication.trust import Trust, server_options
@@ -91,9 +92,11 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
         links: Links,
         sender: Sender,
         snapshots: Snapshots,
+        audit_heads: AuditHeads,
         alarms: Alarms,
     ) -> None:
         self._trust = trust
+        self._audit_heads = audit_heads
         self._store = store
         self._workers = workers
         self._links = links
@@ -175,6 +178,18 @@ class ReplicationServicer(rpc.ReplicationServiceServicer):
             return executed_out(done)
         except VaultError as error:
             _abort(context, error)
+
+    def AppendAuditHead(  # noqa: N802
+        self, request: pb.AuditHead, context: grpc.ServicerContext
+    ) -> pb.AuditHeadAppended:
+        """Take the end of one of the caller's own trails into the log."""
+        try:
+            region = self._peer(context).id
+            with self._asking.one(region):
+                self._audit_heads.append(audit_head_in(request), of=region)
+        except VaultError as error:
+            _abort(context, error)
+        return pb.AuditHeadAppended()
 
     def _peer(self, context: grpc.ServicerContext) -> RegionRecord:
         primary = self._trust.primary().id

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from hsmvault import config
+from hsmvault.audit.beside import Beside
 from hsmvault.audit.trail import Trail
 from hsmvault.config import RegionConfig
 from hsmvault.local import manager_service, sockets
@@ -16,12 +17,14 @@ from hsmvault.local.officers import LocalOfficers, OfficerToken
 from hsmvault.local.partition_client import PartitionClients
 from hsmvault.model.errors import ConfigurationError, Unavailable
 from hsmvault.regions.card import Card
-from hsmvault.regions.layout import PARTITIONS
+from hsmvault.regions.layout import PARTITIONS, SUPERVISOR
 from hsmvault.regions.listening import address
 from hsmvault.replication.node import Identity, Node
 from hsmvault.server.beat import Beat, Heart
 from hsmvault.server.child import PURGED, Role, Stop, begin, end, guarded
+from hsmvault.server.heads import Heads
 from hsmvault.server.opening import open_store
+from hsmvault.server.trails import open_trail
 from hsmvault.store.store import Store
 from hsmvault.telemetry import Event, identify, report
 
@@ -59,13 +62,7 @@ class Manager:
         officers = LocalOfficers(officer_tokens(self._settings))
         listen = self._settings.listen
         identity = self._identity()
-        trail = Trail(
-            self._layout.audit,
-            vault_id=identity.vault_id,
-            region=self._settings.region.name,
-            process=NAME,
-        )
-        trail.open()
+        trail = open_trail(self._settings, NAME)
         with PartitionClients(self._layout) as workers:
             node = Node(
                 identity,
@@ -74,7 +71,7 @@ class Manager:
                 officers=officers,
                 purging=self,
                 clock=now_ms,
-                notes=trail,
+                audit=trail,
                 directory=self._layout.run,
                 listen=address(listen.host, listen.private_port),
             )
@@ -83,6 +80,8 @@ class Manager:
             node.start()
             server.start()
             scraping = self._scraping(store, node, workers)
+            heads = self._heads(trail, workers, node)
+            heads.start()
             self._beat = Beat(serving=True)
             self._stop.wait()
             report(Event.PROCESS_DRAINING)
@@ -90,6 +89,8 @@ class Manager:
             if scraping is not None:
                 scraping.stop()
             server.stop(_GRACE_SECONDS).wait(_GRACE_SECONDS + 1)
+            # No partition is left to sign; the next start vouches for what came after.
+            heads.stop(last=False)
             node.stop(_GRACE_SECONDS)
             officers.dismiss()
         trail.close()
@@ -119,6 +120,17 @@ class Manager:
             return None
         scraping.start()
         return scraping
+
+    def _heads(self, trail: Trail, workers: PartitionClients, node: Node) -> Heads:
+        beside = Beside(self._layout.audit, SUPERVISOR)
+        return Heads(
+            (trail, beside),
+            vault_id=self._identity().vault_id,
+            region=self._settings.region.name,
+            sign=workers.sign,
+            append=node.append_audit_head,
+            seconds=self._settings.audit.head_seconds,
+        )
 
     def _identity(self) -> Identity:
         layout = self._layout

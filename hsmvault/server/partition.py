@@ -30,8 +30,10 @@ from hsmvault.server.anchoring import Anchoring, require_not_behind
 from hsmvault.server.beat import Beat, Heart
 from hsmvault.server.child import Role, Stop, begin, guarded
 from hsmvault.server.gauges import of_partition
+from hsmvault.server.heads import Heads
 from hsmvault.server.listeners import Listeners
 from hsmvault.server.opening import open_counters, open_partition, open_store
+from hsmvault.server.trails import open_trail
 from hsmvault.store.store import Store
 from hsmvault.telemetry import Event, identify, report
 from hsmvault.vault.memory import Memory
@@ -79,12 +81,13 @@ class PartitionServer:
         )
         self._store = store = open_store(self._settings)
         require_not_behind(hsm, store)
-        self._trail = trail = self._open_trail(card.vault_id)
+        self._trail = trail = open_trail(self._settings, self._name)
         counters, remembering = open_counters(self._settings, hsm, services.now_ms)
         report(Event.PARTITION_OPENED)
 
         memory = Memory(store, hsm, region=self._settings.region.name)
         layout = self._settings.layout
+        manager = ManagerClient(layout)
         tracer = _tracer(self._settings, self._name)
         self._public = public = services.build(
             region=self._settings.region.name,
@@ -93,7 +96,7 @@ class PartitionServer:
             counters=counters,
             hsm=hsm,
             witness=SiblingWitness(layout, own=self._name),
-            manager=ManagerClient(layout),
+            manager=manager,
             partitions=PartitionClients(layout),
             trail=trail,
             memory=memory,
@@ -111,6 +114,7 @@ class PartitionServer:
         listeners.start()
 
         anchoring = Anchoring(hsm, store, remembering, services.now_ms)
+        heads = self._vouching(trail, hsm, manager, vault_id=card.vault_id)
         self._serve(memory, public, anchoring, hsm)
 
         self._leave(public)
@@ -118,6 +122,8 @@ class PartitionServer:
             listeners.stop(grace=LOST_GRACE_SECONDS)
             return self._lost
         listeners.stop()
+        # Siblings' heads may need the MAC of this partition, as its own may of theirs.
+        heads.stop(last=True)
         local.stop(1.0).wait(2.0)
         if tracer is not None:
             tracer.close()
@@ -134,15 +140,19 @@ class PartitionServer:
         public.set_serving(serving=False)
         public.drain()
 
-    def _open_trail(self, vault_id: str) -> Trail:
-        trail = Trail(
-            self._settings.layout.audit,
+    def _vouching(
+        self, trail: Trail, hsm: Partition, manager: ManagerClient, *, vault_id: str
+    ) -> Heads:
+        heads = Heads(
+            (trail,),
             vault_id=vault_id,
             region=self._settings.region.name,
-            process=self._name,
+            sign=lambda statement: (self._name, hsm.sign_statement(statement)),
+            append=manager.append_audit_head,
+            seconds=self._settings.audit.head_seconds,
         )
-        trail.open()
-        return trail
+        heads.start()
+        return heads
 
     def _serve(
         self,

@@ -9,6 +9,7 @@ from typing import Final
 
 from hsmvault.config import (
     DIRECTORY,
+    Audit,
     Limits,
     PartitionSettings,
     StoreSettings,
@@ -111,6 +112,13 @@ traces = $traces
 # One call in so many is traced, and every call whose caller traces it.
 trace_one_in = $trace_one_in
 
+[audit]
+# How often the ends of the audit trails are signed in the HSM, and the signatures
+# logged, where something was written.
+head_seconds = $head_seconds
+# How long a file of a trail may become before the next is begun.
+segment_bytes = $segment_bytes
+
 [join]
 # An extended region: the card of the primary that it was made for. "" for a primary.
 card = $join
@@ -162,6 +170,7 @@ def region_toml(plan: RegionPlan, born: Mapping[str, Born]) -> str:
             trace_one_in=Telemetry().trace_one_in,
             join=_quoted(layout.joined.name if plan.join else ""),
             **{name: getattr(limits, name) for name in Limits.__dataclass_fields__},
+            **dataclasses.asdict(Audit()),
         ),
     ]
     return "".join(parts)

@@ -10,20 +10,26 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from hsmvault import config
 from hsmvault.config import RegionConfig
-from hsmvault.model.errors import ConfigurationError, WrongState
-from hsmvault.regions.layout import PARTITIONS
+from hsmvault.model.errors import (
+    AuditUnavailable,
+    ConfigurationError,
+    IntegrityFailure,
+    WrongState,
+)
+from hsmvault.regions.layout import PARTITIONS, SUPERVISOR
 from hsmvault.server import sockets
 from hsmvault.server.child import FAILED, NEEDS_OPERATOR, PURGED, STOPPED
 from hsmvault.server.children import Child, State
 from hsmvault.server.lock import held
 from hsmvault.server.secrets import require_startable
+from hsmvault.server.trails import open_trail
 from hsmvault.telemetry import Event, identify, report
 
 MANAGER: Final = "manager"
@@ -60,7 +66,7 @@ def serve(directory: Path) -> int:
         return _refused(error, FAILED)
     except sockets.PortInUse as error:
         return _refused(error, FAILED)
-    except ConfigurationError as error:
+    except (ConfigurationError, IntegrityFailure) as error:
         return _refused(error, NEEDS_OPERATOR)
 
 
@@ -103,6 +109,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Start everything, and keep it going until told to stop."""
+        self._trail = open_trail(self._settings, SUPERVISOR)
         previous = {
             number: signal.signal(number, self._on_signal)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -117,6 +124,7 @@ class Supervisor:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             self._settings.layout.status.unlink(missing_ok=True)
+            self._trail.close()
         return code
 
     def _on_signal(self, _number: int, _frame: object) -> None:
@@ -203,14 +211,23 @@ class Supervisor:
                     child.kill()
                     self._tick()
 
+    def _record(self, changed: Sequence[Mapping[str, Any]]) -> None:
+        """Record what became of processes; they are healed whether it can be or not."""
+        for one in changed:
+            facts = {
+                name: one[name] for name in ("pid", "state", "restarts", "problem")
+            }
+            with suppress(AuditUnavailable):
+                self._trail.note("process.changed", one["name"], **facts)
+
     def _show(self) -> None:
         """Keep status.json: at once when a state changed, else once a second."""
         shown = [child.shown() for child in self._children]
-        states = [(c["name"], c["pid"], c["state"]) for c in shown]
-        known = [(c["name"], c["pid"], c["state"]) for c in self._shown]
+        states, known = list(map(_standing, shown)), list(map(_standing, self._shown))
         now = time.monotonic()
         if states == known and now - self._shown_at < STATUS_SECONDS:
             return
+        self._record([c for c in shown if _standing(c) not in known])
         self._shown, self._shown_at = shown, now
         status = {
             "region": self._settings.region.name,
@@ -224,6 +241,10 @@ class Supervisor:
         with suppress(OSError):
             fresh.write_text(json.dumps(status, indent=1) + "\n", encoding="utf-8")
             fresh.replace(path)
+
+
+def _standing(shown: Mapping[str, Any]) -> tuple[str, int, str]:
+    return shown["name"], shown["pid"], shown["state"]
 
 
 def _core(number: int) -> int | None:

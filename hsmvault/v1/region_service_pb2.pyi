@@ -386,3 +386,101 @@ class Topology(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Topology: _TypeAlias = Topology  # noqa: Y015
+
+@_typing.final
+class ListAuditHeadsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """`regions/{region}`: only heads of that region's trails."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditHeadsRequest: _TypeAlias = ListAuditHeadsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditHeadsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADS_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """The region that answers."""
+    position: _builtins.str
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditHead]: ...
+    def __init__(
+        self,
+        *,
+        heads: _abc.Iterable[Global___AuditHead] | None = ...,
+        region: _builtins.str = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "position", b"position", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditHeadsResponse: _TypeAlias = ListAuditHeadsResponse  # noqa: Y015
+
+@_typing.final
+class AuditHead(_message.Message):
+    """The end of one process's audit trail. The signature says that it was so, whoever tells."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    process: _builtins.str
+    segment: _builtins.int
+    """Number of the file, and of the record in the trail; both begin at 1."""
+    sequence: _builtins.int
+    chain: _builtins.bytes
+    """The record's chain value: 32 bytes."""
+    partition: _builtins.str
+    """The partition whose identity key signed, in the HSM."""
+    signature: _builtins.bytes
+    """ECDSA P-256 over SHA-256 of the statement, raw r‖s. The statement is the parts
+    "hsmvault/audit-head/v1", vault id, region, process, segment, sequence, chain and
+    time in Unix milliseconds, each after its length in 4 bytes; numbers in 8 bytes; all
+    big-endian.
+    """
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        process: _builtins.str = ...,
+        segment: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        chain: _builtins.bytes = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        partition: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "partition", b"partition", "process", b"process", "region", b"region", "segment", b"segment", "sequence", b"sequence", "signature", b"signature", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditHead: _TypeAlias = AuditHead  # noqa: Y015

@@ -61,6 +61,11 @@ class RegionServiceStub:
                 request_serializer=hsmvault_dot_v1_dot_region__service__pb2.WaitForPositionRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_v1_dot_region__service__pb2.WaitForPositionResponse.FromString,
                 _registered_method=True)
+        self.ListAuditHeads = channel.unary_unary(
+                '/hsmvault.v1.RegionService/ListAuditHeads',
+                request_serializer=hsmvault_dot_v1_dot_region__service__pb2.ListAuditHeadsRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_region__service__pb2.ListAuditHeadsResponse.FromString,
+                _registered_method=True)
         self.GetTopology = channel.unary_unary(
                 '/hsmvault.v1.RegionService/GetTopology',
                 request_serializer=hsmvault_dot_v1_dot_region__service__pb2.GetTopologyRequest.SerializeToString,
@@ -109,9 +114,17 @@ class RegionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetTopology(self, request, context):
+    def ListAuditHeads(self, request, context):
         """Where to connect: regions, and the partitions' own addresses. For every caller.
+        How far the audit trail of each process was when it was last signed, as the answering
+        region's log has it. What `hsmvault audit verify --against` compares trails with.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTopology(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -143,6 +156,11 @@ def add_RegionServiceServicer_to_server(servicer, server):
                     servicer.WaitForPosition,
                     request_deserializer=hsmvault_dot_v1_dot_region__service__pb2.WaitForPositionRequest.FromString,
                     response_serializer=hsmvault_dot_v1_dot_region__service__pb2.WaitForPositionResponse.SerializeToString,
+            ),
+            'ListAuditHeads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditHeads,
+                    request_deserializer=hsmvault_dot_v1_dot_region__service__pb2.ListAuditHeadsRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_region__service__pb2.ListAuditHeadsResponse.SerializeToString,
             ),
             'GetTopology': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTopology,
@@ -286,6 +304,33 @@ class RegionService:
             '/hsmvault.v1.RegionService/WaitForPosition',
             hsmvault_dot_v1_dot_region__service__pb2.WaitForPositionRequest.SerializeToString,
             hsmvault_dot_v1_dot_region__service__pb2.WaitForPositionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditHeads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.RegionService/ListAuditHeads',
+            hsmvault_dot_v1_dot_region__service__pb2.ListAuditHeadsRequest.SerializeToString,
+            hsmvault_dot_v1_dot_region__service__pb2.ListAuditHeadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

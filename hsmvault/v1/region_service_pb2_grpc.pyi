@@ -49,8 +49,12 @@ class RegionServiceStub:
     """Waits until this region reached a position, or fails with UNAVAILABLE
     (REGION_BEHIND) at the timeout, or ABORTED (POSITION_LOST).
     """
+    ListAuditHeads: _grpc.UnaryUnaryMultiCallable[_region_service_pb2.ListAuditHeadsRequest, _region_service_pb2.ListAuditHeadsResponse]
+    """Where to connect: regions, and the partitions' own addresses. For every caller.
+    How far the audit trail of each process was when it was last signed, as the answering
+    region's log has it. What `hsmvault audit verify --against` compares trails with.
+    """
     GetTopology: _grpc.UnaryUnaryMultiCallable[_region_service_pb2.GetTopologyRequest, _region_service_pb2.Topology]
-    """Where to connect: regions, and the partitions' own addresses. For every caller."""
 
 @_typing.type_check_only
 class RegionServiceAsyncStub(RegionServiceStub):
@@ -72,8 +76,12 @@ class RegionServiceAsyncStub(RegionServiceStub):
     """Waits until this region reached a position, or fails with UNAVAILABLE
     (REGION_BEHIND) at the timeout, or ABORTED (POSITION_LOST).
     """
+    ListAuditHeads: _aio.UnaryUnaryMultiCallable[_region_service_pb2.ListAuditHeadsRequest, _region_service_pb2.ListAuditHeadsResponse]  # type: ignore[assignment]
+    """Where to connect: regions, and the partitions' own addresses. For every caller.
+    How far the audit trail of each process was when it was last signed, as the answering
+    region's log has it. What `hsmvault audit verify --against` compares trails with.
+    """
     GetTopology: _aio.UnaryUnaryMultiCallable[_region_service_pb2.GetTopologyRequest, _region_service_pb2.Topology]  # type: ignore[assignment]
-    """Where to connect: regions, and the partitions' own addresses. For every caller."""
 
 class RegionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Regions, and how far each has come."""
@@ -124,11 +132,21 @@ class RegionServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ListAuditHeads(
+        self,
+        request: _region_service_pb2.ListAuditHeadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_region_service_pb2.ListAuditHeadsResponse, _abc.Awaitable[_region_service_pb2.ListAuditHeadsResponse]]:
+        """Where to connect: regions, and the partitions' own addresses. For every caller.
+        How far the audit trail of each process was when it was last signed, as the answering
+        region's log has it. What `hsmvault audit verify --against` compares trails with.
+        """
+
+    @_abc_1.abstractmethod
     def GetTopology(
         self,
         request: _region_service_pb2.GetTopologyRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_region_service_pb2.Topology, _abc.Awaitable[_region_service_pb2.Topology]]:
-        """Where to connect: regions, and the partitions' own addresses. For every caller."""
+    ) -> _typing.Union[_region_service_pb2.Topology, _abc.Awaitable[_region_service_pb2.Topology]]: ...
 
 def add_RegionServiceServicer_to_server(servicer: RegionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
+from hsmvault.model.audit_records import AuditHeadRecord
 from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.import_records import ImportRecord
 from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
@@ -26,6 +27,7 @@ KINDS: dict[type[Record], Kind] = {
     KeyRecord: Kind.KEY,
     VersionRecord: Kind.KEY_VERSION,
     ImportRecord: Kind.IMPORT,
+    AuditHeadRecord: Kind.AUDIT_HEAD,
     TombstoneRecord: Kind.TOMBSTONE,
 }
 

@@ -49,7 +49,8 @@ class Tail:
         elif entry.kind is Kind.REGION:
             self.regions.add(entry.resource)
             self.regions_index = index
-        elif entry.kind is not Kind.IMPORT:  # those are read when they are asked for
+        # Heads decide nothing, and imports are read when they are asked for.
+        elif entry.kind not in {Kind.IMPORT, Kind.AUDIT_HEAD}:
             self._add_key(entry)
 
     def _add_key(self, entry: Entry) -> None:

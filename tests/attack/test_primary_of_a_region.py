@@ -21,7 +21,15 @@ from hsmvault.replication.apply import Applier
 from hsmvault.replication.messages import batch_out
 from hsmvault.replication.node import Identity
 from hsmvault.replication.trust import Trust
-from tests.support.nodes import VAULT, TestRegion, TestVault, now_ms, two_regions, until
+from tests.support.nodes import (
+    VAULT,
+    FakeNotes,
+    TestRegion,
+    TestVault,
+    now_ms,
+    two_regions,
+    until,
+)
 
 
 @pytest.fixture
@@ -46,8 +54,12 @@ def _sent(north: TestRegion, south: TestRegion) -> None:
         south.private.key,
         joined=south.joined,
     )
-    registry = Registry(south.store, south.workers, vault_id=VAULT, clock=now_ms)
-    applier = Applier(south.store, south.workers, Trust(identity, registry))
+    registry = Registry(
+        south.store, south.workers, vault_id=VAULT, clock=now_ms, audit=FakeNotes()
+    )
+    applier = Applier(
+        south.store, south.workers, Trust(identity, registry), FakeNotes()
+    )
     applier.batch(batch_out(entries, (), SignedHead(head, "p0", signature)))
 
 

@@ -87,11 +87,13 @@ class World:
             self.boot,
             peers=lambda: self.peers,
             alarms=self.alarms,
-            notes=FakeNotes(),
+            audit=FakeNotes(),
         )
         self.due = DueKeys(
             store,
-            Registry(store, workers, vault_id=VAULT_ID, clock=self.wall),
+            Registry(
+                store, workers, vault_id=VAULT_ID, clock=self.wall, audit=FakeNotes()
+            ),
             workers,
             clock=self.clock,
             wall=self.wall,

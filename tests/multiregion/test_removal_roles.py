@@ -11,7 +11,7 @@ from hsmvault.model.errors import AccessDenied
 from hsmvault.model.log import Kind
 from hsmvault.regions.purge import require_administrator
 from hsmvault.regions.registry import Registry
-from tests.support.nodes import VAULT, TestVault, now_ms
+from tests.support.nodes import VAULT, FakeNotes, TestVault, now_ms
 
 ACTIONS = ("regions/delete/action",)
 REMOVER = "roleDefinitions/remover"
@@ -48,7 +48,11 @@ def assign(vault: TestVault, who: str, role: str, *regions: str) -> None:
 def ordered(vault: TestVault, who: str) -> str:
     """The principal whose order it is, if they may."""
     registry = Registry(
-        vault.north.store, vault.north.workers, vault_id=VAULT, clock=now_ms
+        vault.north.store,
+        vault.north.workers,
+        vault_id=VAULT,
+        clock=now_ms,
+        audit=FakeNotes(),
     )
     order = vault.order("south", caller=vault.authority.caller(who))
     return require_administrator(order, registry, now_ms=now_ms())

@@ -14,7 +14,7 @@ from hsmvault.replication.commands import Commands
 from hsmvault.replication.node import Identity
 from hsmvault.replication.trust import Trust
 from hsmvault.replication.v1 import replication_service_pb2 as pb
-from tests.support.nodes import VAULT, TestRegion, TestVault, now_ms
+from tests.support.nodes import VAULT, FakeNotes, TestRegion, TestVault, now_ms
 
 Facts = dict[str, Any]
 
@@ -52,7 +52,9 @@ class Scene:
             south.private.key,
             joined=vault.north.card,
         )
-        registry = Registry(south.store, south.workers, vault_id=VAULT, clock=now_ms)
+        registry = Registry(
+            south.store, south.workers, vault_id=VAULT, clock=now_ms, audit=FakeNotes()
+        )
         self.commands = Commands(
             trust=Trust(identity, registry),
             officers=self.officers,

@@ -37,6 +37,7 @@ from hsmvault.replication.vouching import Vouching
 from tests.support.fakes import FakeHsm
 from tests.support.nodes import (
     VAULT,
+    FakeNotes,
     TestRegion,
     TestVault,
     added,
@@ -92,13 +93,17 @@ def applier(region: TestRegion) -> Applier:
         region.private.key,
         joined=region.joined,
     )
-    registry = Registry(region.store, region.workers, vault_id=VAULT, clock=now_ms)
-    return Applier(region.store, region.workers, Trust(identity, registry))
+    registry = Registry(
+        region.store, region.workers, vault_id=VAULT, clock=now_ms, audit=FakeNotes()
+    )
+    return Applier(region.store, region.workers, Trust(identity, registry), FakeNotes())
 
 
 def kept_snapshots(vault: TestVault) -> Snapshots:
     north = vault.north
-    registry = Registry(north.store, north.workers, vault_id=VAULT, clock=now_ms)
+    registry = Registry(
+        north.store, north.workers, vault_id=VAULT, clock=now_ms, audit=FakeNotes()
+    )
     vouching = Vouching(north.store, registry)
     return Snapshots(
         vault.directory / "made", north.store, north.workers, vouching, vault_id=VAULT

@@ -444,6 +444,9 @@ _REGIONS: Final = {
     "GetReplicationStatus": _whole(
         "regions/read/action", regions.GetReplicationStatusRequest(), OK
     ),
+    "ListAuditHeads": _whole(
+        "regions/read/action", regions.ListAuditHeadsRequest(), OK
+    ),
     "WaitForPosition": _whole(
         EVERYBODY, regions.WaitForPositionRequest(position="1.north.1"), OK
     ),

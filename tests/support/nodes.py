@@ -144,15 +144,18 @@ class FakeWorkers:
 
 
 class FakeNotes:
-    """regions.ports.Notes: keeps what was noted, or cannot."""
+    """regions.ports.AuditTrail: keeps what was noted, or cannot."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
         self.full = False
 
-    def note(self, event: str, resource: str = "", **facts: object) -> None:
+    def require(self) -> None:
         if self.full:
             raise AuditUnavailable("the disk is full")
+
+    def note(self, event: str, resource: str = "", **facts: object) -> None:
+        self.require()
         self.events.append(f"{event} {resource} {facts}")
 
 
@@ -311,7 +314,7 @@ class TestRegion:
             officers=self.officers,
             purging=self.purging,
             clock=self.clock,
-            notes=self.notes,
+            audit=self.notes,
             directory=self.directory / "run",
             listen=f"127.0.0.1:{self.port}",
             timings=timings,

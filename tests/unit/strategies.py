@@ -13,6 +13,7 @@ from hsmvault.model.algorithms import (
     KeyType,
     Operation,
 )
+from hsmvault.model.audit_records import AuditHeadRecord
 from hsmvault.model.import_records import ImportRecord
 from hsmvault.model.key_records import KeyRecord, TombstoneRecord, VersionRecord
 from hsmvault.model.lifecycle import KeyState, RegionState, VersionState
@@ -184,6 +185,19 @@ _vaults = st.builds(
     rate_limit=st.integers(0, 2**53),
     page_key=st.binary(min_size=32, max_size=32),
 )
+_audit_heads = st.builds(
+    AuditHeadRecord,
+    name=ids.map(lambda i: f"auditHeads/{i}.p0"),
+    revision=revisions,
+    region=region_ids,
+    process=text,
+    segment=revisions,
+    sequence=revisions,
+    chain=st.binary(min_size=32, max_size=32),
+    time_ms=times,
+    partition=text,
+    signature=st.binary(max_size=64),
+)
 _epochs = st.builds(
     EpochRecord,
     number=st.integers(1, 999_999_999),
@@ -202,6 +216,7 @@ RECORDS: dict[Kind, st.SearchStrategy[Record]] = {
     Kind.KEY: _keys,
     Kind.KEY_VERSION: _versions,
     Kind.IMPORT: _imports,
+    Kind.AUDIT_HEAD: _audit_heads,
     Kind.TOMBSTONE: _tombstones,
 }
 """Records of each kind that the log carries."""

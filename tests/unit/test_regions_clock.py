@@ -42,7 +42,7 @@ class World:
             self.boot,
             peers=lambda: self.peers,
             alarms=self.alarms,
-            notes=self.notes,
+            audit=self.notes,
         )
 
     def agree(self, clock: TrustedClock, seconds: float) -> None:

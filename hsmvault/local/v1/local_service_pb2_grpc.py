@@ -640,6 +640,11 @@ class ManagerWorkStub:
                 request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ForwardRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ForwardReply.FromString,
                 _registered_method=True)
+        self.AppendAuditHead = channel.unary_unary(
+                '/hsmvault.local.v1.ManagerWork/AppendAuditHead',
+                request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.AuditHead.SerializeToString,
+                response_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.AuditHeadAppended.FromString,
+                _registered_method=True)
         self.AwaitWatermark = channel.unary_unary(
                 '/hsmvault.local.v1.ManagerWork/AwaitWatermark',
                 request_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.AwaitWatermarkRequest.SerializeToString,
@@ -684,6 +689,13 @@ class ManagerWorkServicer:
 
     def Forward(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AppendAuditHead(self, request, context):
+        """Takes the head into the log, here or at the primary.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -740,6 +752,11 @@ def add_ManagerWorkServicer_to_server(servicer, server):
                     servicer.Forward,
                     request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ForwardRequest.FromString,
                     response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.ForwardReply.SerializeToString,
+            ),
+            'AppendAuditHead': grpc.unary_unary_rpc_method_handler(
+                    servicer.AppendAuditHead,
+                    request_deserializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.AuditHead.FromString,
+                    response_serializer=hsmvault_dot_local_dot_v1_dot_local__service__pb2.AuditHeadAppended.SerializeToString,
             ),
             'AwaitWatermark': grpc.unary_unary_rpc_method_handler(
                     servicer.AwaitWatermark,
@@ -827,6 +844,33 @@ class ManagerWork:
             '/hsmvault.local.v1.ManagerWork/Forward',
             hsmvault_dot_local_dot_v1_dot_local__service__pb2.ForwardRequest.SerializeToString,
             hsmvault_dot_local_dot_v1_dot_local__service__pb2.ForwardReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AppendAuditHead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.local.v1.ManagerWork/AppendAuditHead',
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.AuditHead.SerializeToString,
+            hsmvault_dot_local_dot_v1_dot_local__service__pb2.AuditHeadAppended.FromString,
             options,
             channel_credentials,
             insecure,

@@ -183,6 +183,8 @@ class ManagerWorkStub:
     def __new__(cls, channel: _aio.Channel) -> ManagerWorkAsyncStub: ...
     Replication: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.ReplicationRequest, _local_service_pb2.ReplicationReply]
     Forward: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.ForwardRequest, _local_service_pb2.ForwardReply]
+    AppendAuditHead: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.AuditHead, _local_service_pb2.AuditHeadAppended]
+    """Takes the head into the log, here or at the primary."""
     AwaitWatermark: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.AwaitWatermarkRequest, _local_service_pb2.AwaitWatermarkReply]
     AddRegion: _grpc.UnaryUnaryMultiCallable[_local_service_pb2.RegionChange, _local_service_pb2.RegionChanged]
     """`record` is a RegionRecord; the answer is the one that was logged."""
@@ -201,6 +203,8 @@ class ManagerWorkAsyncStub(ManagerWorkStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Replication: _aio.UnaryUnaryMultiCallable[_local_service_pb2.ReplicationRequest, _local_service_pb2.ReplicationReply]  # type: ignore[assignment]
     Forward: _aio.UnaryUnaryMultiCallable[_local_service_pb2.ForwardRequest, _local_service_pb2.ForwardReply]  # type: ignore[assignment]
+    AppendAuditHead: _aio.UnaryUnaryMultiCallable[_local_service_pb2.AuditHead, _local_service_pb2.AuditHeadAppended]  # type: ignore[assignment]
+    """Takes the head into the log, here or at the primary."""
     AwaitWatermark: _aio.UnaryUnaryMultiCallable[_local_service_pb2.AwaitWatermarkRequest, _local_service_pb2.AwaitWatermarkReply]  # type: ignore[assignment]
     AddRegion: _aio.UnaryUnaryMultiCallable[_local_service_pb2.RegionChange, _local_service_pb2.RegionChanged]  # type: ignore[assignment]
     """`record` is a RegionRecord; the answer is the one that was logged."""
@@ -228,6 +232,14 @@ class ManagerWorkServicer(metaclass=_abc_1.ABCMeta):
         request: _local_service_pb2.ForwardRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_local_service_pb2.ForwardReply, _abc.Awaitable[_local_service_pb2.ForwardReply]]: ...
+
+    @_abc_1.abstractmethod
+    def AppendAuditHead(
+        self,
+        request: _local_service_pb2.AuditHead,
+        context: _ServicerContext,
+    ) -> _typing.Union[_local_service_pb2.AuditHeadAppended, _abc.Awaitable[_local_service_pb2.AuditHeadAppended]]:
+        """Takes the head into the log, here or at the primary."""
 
     @_abc_1.abstractmethod
     def AwaitWatermark(

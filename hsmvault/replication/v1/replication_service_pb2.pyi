@@ -667,3 +667,61 @@ class ForwardReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForwardReply: _TypeAlias = ForwardReply  # noqa: Y015
+
+@_typing.final
+class AuditHead(_message.Message):
+    """The end of an audit trail of one process, signed by a partition of its region."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    process: _builtins.str
+    segment: _builtins.int
+    sequence: _builtins.int
+    chain: _builtins.bytes
+    time_ms: _builtins.int
+    partition: _builtins.str
+    signature: _builtins.bytes
+    """ECDSA P-256, SHA-256, raw r‖s."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        process: _builtins.str = ...,
+        segment: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        chain: _builtins.bytes = ...,
+        time_ms: _builtins.int = ...,
+        partition: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "partition", b"partition", "process", b"process", "region", b"region", "segment", b"segment", "sequence", b"sequence", "signature", b"signature", "time_ms", b"time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditHead: _TypeAlias = AuditHead  # noqa: Y015
+
+@_typing.final
+class AuditHeadAppended(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditHeadAppended: _TypeAlias = AuditHeadAppended  # noqa: Y015

@@ -49,6 +49,11 @@ class ReplicationServiceStub:
                 request_serializer=hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.ForwardRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.ForwardReply.FromString,
                 _registered_method=True)
+        self.AppendAuditHead = channel.unary_unary(
+                '/hsmvault.replication.v1.ReplicationService/AppendAuditHead',
+                request_serializer=hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.AuditHead.SerializeToString,
+                response_deserializer=hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.AuditHeadAppended.FromString,
+                _registered_method=True)
 
 
 class ReplicationServiceServicer:
@@ -74,6 +79,13 @@ class ReplicationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AppendAuditHead(self, request, context):
+        """The caller's own; taken into the log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplicationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +103,11 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     servicer.Forward,
                     request_deserializer=hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.ForwardRequest.FromString,
                     response_serializer=hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.ForwardReply.SerializeToString,
+            ),
+            'AppendAuditHead': grpc.unary_unary_rpc_method_handler(
+                    servicer.AppendAuditHead,
+                    request_deserializer=hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.AuditHead.FromString,
+                    response_serializer=hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.AuditHeadAppended.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +191,33 @@ class ReplicationService:
             '/hsmvault.replication.v1.ReplicationService/Forward',
             hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.ForwardRequest.SerializeToString,
             hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.ForwardReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AppendAuditHead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.replication.v1.ReplicationService/AppendAuditHead',
+            hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.AuditHead.SerializeToString,
+            hsmvault_dot_replication_dot_v1_dot_replication__service__pb2.AuditHeadAppended.FromString,
             options,
             channel_credentials,
             insecure,

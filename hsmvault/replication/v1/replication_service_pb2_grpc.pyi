@@ -38,6 +38,8 @@ class ReplicationServiceStub:
     FetchChunk: _grpc.UnaryUnaryMultiCallable[_replication_service_pb2.FetchChunkRequest, _replication_service_pb2.Chunk]
     Forward: _grpc.UnaryUnaryMultiCallable[_replication_service_pb2.ForwardRequest, _replication_service_pb2.ForwardReply]
     """A write of a caller of an extended region."""
+    AppendAuditHead: _grpc.UnaryUnaryMultiCallable[_replication_service_pb2.AuditHead, _replication_service_pb2.AuditHeadAppended]
+    """The caller's own; taken into the log."""
 
 @_typing.type_check_only
 class ReplicationServiceAsyncStub(ReplicationServiceStub):
@@ -47,6 +49,8 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     FetchChunk: _aio.UnaryUnaryMultiCallable[_replication_service_pb2.FetchChunkRequest, _replication_service_pb2.Chunk]  # type: ignore[assignment]
     Forward: _aio.UnaryUnaryMultiCallable[_replication_service_pb2.ForwardRequest, _replication_service_pb2.ForwardReply]  # type: ignore[assignment]
     """A write of a caller of an extended region."""
+    AppendAuditHead: _aio.UnaryUnaryMultiCallable[_replication_service_pb2.AuditHead, _replication_service_pb2.AuditHeadAppended]  # type: ignore[assignment]
+    """The caller's own; taken into the log."""
 
 class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -71,5 +75,13 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replication_service_pb2.ForwardReply, _abc.Awaitable[_replication_service_pb2.ForwardReply]]:
         """A write of a caller of an extended region."""
+
+    @_abc_1.abstractmethod
+    def AppendAuditHead(
+        self,
+        request: _replication_service_pb2.AuditHead,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_service_pb2.AuditHeadAppended, _abc.Awaitable[_replication_service_pb2.AuditHeadAppended]]:
+        """The caller's own; taken into the log."""
 
 def add_ReplicationServiceServicer_to_server(servicer: ReplicationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
