@@ -58,7 +58,7 @@ def test_what_threads_count_is_added_up_also_of_those_that_ended() -> None:
 
     threads = [
         threading.Thread(target=work, args=(1000,), kwargs={"ends": True}),
-        threading.Thread(target=work, args=(234,), kwargs={"ends": False}),
+        threading.Thread(target=work, args=(234,), kwargs={"ends": False}, daemon=True),
     ]
     for thread in threads:
         thread.start()
