@@ -91,11 +91,13 @@ class DueKeys:
         while rows := self._store.due(
             Kind.KEY, before_ms=now, state=state, after=after, limit=PAGE
         ):
-            for row in rows:
+            for due_ms, row in rows:
+                after = due_ms, row.resource
                 (checked,) = self._registry.checked([row])
                 key = KeyRecord.from_bytes(checked.record)
-                after = key.due_ms, key.resource
-                yield key
+                # Only the record is vouched for; the index may have been edited.
+                if key.due_ms <= now:
+                    yield key
 
     def _turn(self, chore: Chore, key: KeyRecord) -> bool:
         """Do one key's chore, unless it has just failed."""

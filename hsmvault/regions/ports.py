@@ -184,8 +184,8 @@ class LogStore(Store, Protocol):
         state: str,
         after: tuple[int, str] = (0, ""),
         limit: int = 100,
-    ) -> list[StoredRecord]:
-        """State of one kind whose `due_ms` has come, the longest due first."""
+    ) -> list[tuple[int, StoredRecord]]:
+        """State of one kind whose `due_ms` has come by the index, and when that was."""
 
     def apply(
         self,

@@ -180,7 +180,8 @@ def due(
     """Select rows whose time has come, the longest due first."""
     usual = life in USUAL
     return (
-        ROWS.where(
+        ROWS.add_columns(state.c.due)
+        .where(
             state.c.kind == str(kind),
             state.c.due <= before_ms,
             tuple_(state.c.due, state.c.place) > tuple_(*map(literal, after)),

@@ -171,15 +171,18 @@ class Store(Counting):
         state: str,
         after: tuple[int, str] = (0, ""),
         limit: int = 100,
-    ) -> list[StoredRecord]:
-        """State of one kind whose `due_ms` has come, the longest due first.
+    ) -> list[tuple[int, StoredRecord]]:
+        """State of one kind that is due by the index, the longest due first.
 
-        `after` is the due time and the resource of the last one of the page before.
+        Each with its time there, which no MAC is over; `after` is that time and the
+        resource of the last one of the page before.
         """
         query = records.due(
             kind=kind, before_ms=before_ms, after=after, limit=limit, life=state
         )
-        return self._rows(query)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+            return [(row.due, records.checked(connection, row)) for row in rows]
 
     def _rows(self, query: Select[*tuple[Any, ...]]) -> list[StoredRecord]:
         with self._database.reading() as connection:

@@ -16,7 +16,7 @@ MONTHLY = Rotation(after_create_ms=28 * DAY_MS, since_ms=NOW)
 
 def _due(store: Store, state: KeyState, before_ms: int) -> list[str]:
     rows = store.due(Kind.KEY, before_ms=before_ms, state=state)
-    return [row.resource for row in rows]
+    return [row.resource for _, row in rows]
 
 
 def _deleted(author: Author, name: str, days: int) -> KeyRecord:
@@ -75,9 +75,9 @@ def test_what_is_due_is_read_in_pages(store: Store) -> None:
     while rows := store.due(
         Kind.KEY, before_ms=NOW * 2, state="DELETED", after=after, limit=1
     ):
-        (row,) = rows
+        ((due_ms, row),) = rows
         pages.append(row.resource)
-        after = KeyRecord.from_bytes(row.record).due_ms, row.resource
+        after = due_ms, row.resource
 
     assert pages == ["keys/k0", "keys/k1", "keys/k2"]
 
@@ -112,3 +112,18 @@ def test_keys_are_counted_by_their_state(store: Store) -> None:
     _deleted(author, "c", 7)
 
     assert store.key_counts() == {"ACTIVE": 2, "DELETED": 1}
+
+
+def test_what_is_due_is_found_by_its_index(tmp_path: Path) -> None:
+    """A million keys are not read every few seconds."""
+    with north(tmp_path / "vault.db") as store:
+        _deleted(Author(store), "early", 7)
+    query = (
+        "EXPLAIN QUERY PLAN SELECT place FROM state WHERE kind = 'key' AND due <= 5 "
+        "AND life = 'DELETED' ORDER BY due, place"
+    )
+    with closing(sqlite3.connect(tmp_path / "vault.db")) as connection:
+        plan = [row[-1] for row in connection.execute(query)]
+
+    assert len(plan) == 1
+    assert "INDEX state_due (kind=? AND due<?)" in plan[0]

@@ -1,8 +1,9 @@
 """What becomes of keys by itself: the manager's job, a real store, a partition."""
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -308,6 +309,26 @@ def test_what_happens_by_itself_is_recorded_as_the_vaults_own(world: World) -> N
     assert {(r["facts"]["principal"], r["facts"]["code"]) for r in told} == {
         ("vault", "OK")
     }
+
+
+def test_rs_10_an_edited_index_ends_nothing_early_and_holds_nothing_up(
+    world: World, tmp_path: Path
+) -> None:
+    """The attacker writes to the store: dates there that no MAC is over."""
+    for key in ("early", "late"):
+        make_key(world.one, key)
+        world.delete(key)
+        world.days += 1
+    make_key(world.one, "live")
+    with closing(sqlite3.connect(tmp_path / "north.db")) as connection:
+        connection.execute(
+            "UPDATE state SET due = 1 WHERE place IN ('keys/late', 'keys/live')"
+        )
+        connection.commit()
+
+    assert world.after(5) == ["purge keys/early"]
+    assert world.after(1) == ["purge keys/late"]
+    assert world.versions("live") == 1
 
 
 # --- the rotator ------------------------------------------------------------------
