@@ -94,6 +94,7 @@ class Limits:
     serving_threads: int = 4
     waiting_threads: int = 16
     waiting_calls: int = 256
+    watching_threads: int = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,6 +297,7 @@ def _limits(settings: RegionConfig) -> services.Limits:
         metadata_bytes=limits.metadata_bytes,
         waiting_threads=limits.waiting_threads,
         waiting_max=limits.waiting_calls,
+        watching_threads=limits.watching_threads,
     )
 
 

@@ -100,6 +100,8 @@ serving_threads = $serving_threads
 waiting_threads = $waiting_threads
 # Calls that may wait at once.
 waiting_calls = $waiting_calls
+# Threads for Watch: as many streams of changes may be open at once, 4 per principal.
+watching_threads = $watching_threads
 
 [telemetry]
 # Where Prometheus finds the region's metrics, as in "127.0.0.1:9464"; "" for nowhere.

@@ -2,20 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
 from google.rpc.error_details_pb2 import QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -25,10 +16,10 @@ from hsmvault.api.account import Account
 from hsmvault.api.admission import STRANGERS_RATE, Door
 from hsmvault.api.rates import SECOND_NS, Rates
 from hsmvault.model.access import CRYPTO_USER
-from hsmvault.regions.certificates import Authority, Certified
 from hsmvault.v1.crypto_service_pb2 import BatchItem, BatchRequest, SignRequest
 from hsmvault.v1.region_service_pb2 import GetTopologyRequest
 from tests.integration.test_api_vault import get, update
+from tests.support.certified import nameless
 from tests.support.served import Served, grant, make_key, refusal, served, signed
 from tests.unit.test_rates import Clock
 
@@ -54,26 +45,6 @@ def limited(
 def north(tmp_path: Path) -> Iterator[Served]:
     with served(tmp_path) as one:
         yield one
-
-
-def nameless(ca: Authority) -> Certified:
-    """A certificate of the vault's CA that names nobody."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(ca._certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(minutes=5))
-        .sign(ca._key, hashes.SHA256())
-    )
-    return Certified(
-        certificate.public_bytes(Encoding.PEM),
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    )
 
 
 def _topology(one: Served, who: str = "uma") -> Any:

@@ -211,11 +211,13 @@ def test_who_holds_a_role_at_one_key_is_told_of_that_key_alone(north: Served) ->
     with (
         watch(north.kim, kinds=[Change.KEY]) as everywhere,
         watch(north.kim, scope="/keys/A", kinds=[Change.KEY]) as there,
+        watch(north.uma, scope="/keys/a", kinds=[Change.KEY]) as of_all,
     ):
         for name in ("ab", "a"):
             _update(north, f"keys/{name}", enabled=False)
 
         assert everywhere.names(1) == there.names(1) == ["keys/a"]
+        assert of_all.names(1) == ["keys/a"]
     assert refusal(lambda: Watch(north.kim, scope="/keys/ab"))[:2] == DENIED
 
 

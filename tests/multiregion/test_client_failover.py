@@ -5,11 +5,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 import hsmvault
 from hsmvault.model import errors
+from hsmvault.regions.layout import PARTITIONS
 from tests.support.regions import LiveRegion, LiveVault, running_vault
 
 pytestmark = pytest.mark.softhsm
@@ -162,3 +164,61 @@ def test_a_durable_write_is_in_every_region_when_it_answers(live: LiveVault) -> 
         key = client.keys.create("durable", durability="ALL_REGIONS")
 
         assert client.at("south").keys.get("durable").position == key.position
+
+
+def test_watching_goes_on_elsewhere_and_tells_each_change_once(live: LiveVault) -> None:
+    with connected(live) as client:
+        begun = client.keys.create("watched-0").position
+        changes = client.watch(position=begun, kinds=["key"])
+        client.keys.create("watched-1")
+        first = next(changes).name
+
+        for name in PARTITIONS:
+            live.north.kill_partition(name)
+        client.keys.create("watched-2")
+        second = next(changes).name
+        live.north.wait_serving()
+        client.keys.create("watched-3")
+        third = next(changes)
+        changes.close()
+
+    assert [first, second, third.name] == [f"keys/watched-{n}" for n in (1, 2, 3)]
+    assert changes.position == third.position
+
+
+def test_settings_are_in_force_in_the_other_region_once_it_has_them(
+    live: LiveVault,
+) -> None:
+    networks = ["127.0.0.0/8", "::1/128"]
+    with connected(live, caller="admin") as admin, connected(live) as client:
+        oct_key = client.keys.create(
+            "cbc", "oct", bits=128, operations=["encrypt", "decrypt"]
+        )
+        south = client.at("south")
+        encrypt = partial(
+            south.encrypt, "cbc", "A128CBCPAD", b"x", min_position=oct_key.position
+        )
+        with pytest.raises(errors.VaultError, match="legacy"):
+            encrypt()
+
+        made = admin.settings.update(
+            legacy_algorithms=["A128CBCPAD"], allowed_networks=networks, rate_limit=1
+        )
+        encrypt(min_position=made.position)
+
+        def often() -> None:
+            for _ in range(50):
+                # With no time to come back later, the limit is the caller's to hear.
+                south.encrypt("cbc", "A128CBCPAD", b"x", timeout=0.5)
+
+        with pytest.raises(errors.RateLimited):
+            often()
+        held = admin.at("south").settings.get(min_position=made.position, timeout=60)
+        back = admin.settings.update(
+            legacy_algorithms=[], allowed_networks=[], rate_limit=0, timeout=60
+        )
+        with pytest.raises(errors.VaultError, match="legacy"):
+            encrypt(min_position=back.position)
+
+    assert held == made
+    assert list(held.allowed_networks) == networks

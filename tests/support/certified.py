@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from hsmvault.regions.certificates import Certified
+from hsmvault.regions.certificates import Authority, Certified
 
 
 def certified(directory: Path, name: str, *extensions: x509.ExtensionType) -> Certified:
@@ -38,5 +38,25 @@ def certified(directory: Path, name: str, *extensions: x509.ExtensionType) -> Ce
         builder = builder.add_extension(extension, critical=False)
     return Certified(
         builder.sign(authority, hashes.SHA256()).public_bytes(Encoding.PEM),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+
+
+def nameless(ca: Authority) -> Certified:
+    """A certificate of the vault's CA that names nobody."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(ca._certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(minutes=5))
+        .sign(ca._key, hashes.SHA256())
+    )
+    return Certified(
+        certificate.public_bytes(Encoding.PEM),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
     )
