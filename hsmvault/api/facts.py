@@ -39,6 +39,8 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             *(f"key.{name}" for name in _SETTINGS),
         ),
         "KeyService/BeginImport": ("key_id", "bits"),
+        "KeyService/BackupKey": (),
+        "KeyService/RestoreKey": (),
         "KeyService/GetKey": ("show_deleted",),
         "KeyService/ListKeys": ("show_deleted",),
         "KeyService/ListKeyVersions": (),

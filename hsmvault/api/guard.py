@@ -336,11 +336,12 @@ class Guard:
         return response.SerializeToString(), response.position
 
     def _parsed(self, endpoint: Endpoint, raw: bytes) -> Message:
-        if len(raw) > self._message_bytes:
+        most = endpoint.rule.request_bytes or self._message_bytes
+        if len(raw) > most:
             raise TooLarge(
                 "a request of {given} bytes is more than {most}",
                 given=len(raw),
-                most=self._message_bytes,
+                most=most,
             )
         try:
             request = endpoint.request.FromString(raw)

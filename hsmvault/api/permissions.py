@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from hsmvault.model.access import Permission
+from hsmvault.model.backup import BACKUP_BYTES
 from hsmvault.model.grants import Scope
 from hsmvault.model.names import (
     KeyName,
@@ -44,6 +45,8 @@ class Rule:
     Parses the name, so a malformed one is refused before anything else.
     """
     write: Write = Write.NONE
+    request_bytes: int = 0
+    """The longest request that is read; 0: as long as any other."""
     redirects: Callable[[Any], bool] = lambda _request: False
     """Which requests are redirected although others are forwarded."""
     waits: bool = False
@@ -145,6 +148,14 @@ _KEYS: Final = {
         redirects=lambda request: request.WhichOneof("material") in {"jwk", "pkcs8"},
     ),
     "BeginImport": Rule(Permission.KEYS_IMPORT, _new_key, Write.FORWARD, waits=True),
+    "BackupKey": Rule(Permission.KEYS_BACKUP, _key_named, waits=True),
+    "RestoreKey": Rule(
+        Permission.KEYS_RESTORE,
+        _keys,
+        Write.REDIRECT,
+        waits=True,
+        request_bytes=BACKUP_BYTES + 1024,
+    ),
     "GetKey": Rule(
         Permission.KEYS_READ, _key_named, show_deleted=Permission.DELETED_KEYS_READ
     ),

@@ -17,24 +17,22 @@ from hsmvault.api.admission import Door, require_network
 from hsmvault.api.auditing import Auditing
 from hsmvault.api.batch import BatchingServicer
 from hsmvault.api.callers import Callers
-from hsmvault.api.deleted import DeletedServicer
 from hsmvault.api.dispatch import Endpoint
 from hsmvault.api.facts import Telling
 from hsmvault.api.forwarding import Writes
 from hsmvault.api.guard import Guard
 from hsmvault.api.health import Attendant
-from hsmvault.api.imports import ImportServicer
-from hsmvault.api.keys import KeyServicer
+from hsmvault.api.key_wiring import key_servicers
 from hsmvault.api.permissions import RULES
 from hsmvault.api.pools import BoundedPool
 from hsmvault.api.ports import Manager, Partitions, Tracing
 from hsmvault.api.regions import RegionServicer
-from hsmvault.api.rotation import RotationServicer
 from hsmvault.api.routing import Nowhere, Router
 from hsmvault.api.upkeep import AuditedUpkeep
 from hsmvault.api.vault import VaultServicer
 from hsmvault.api.watching import Watching
 from hsmvault.audit.trail import Trail
+from hsmvault.model.backup import BACKUP_BYTES
 from hsmvault.regions.ports import Executed
 from hsmvault.v1 import (
     access_service_pb2,
@@ -44,19 +42,14 @@ from hsmvault.v1 import (
     vault_service_pb2,
 )
 from hsmvault.vault.access import AccessKeeper
-from hsmvault.vault.catalogue import Catalogue
 from hsmvault.vault.crypto import Crypto
 from hsmvault.vault.definitions import DefinitionKeeper
-from hsmvault.vault.imports import Importer
 from hsmvault.vault.invocations import Invocations
 from hsmvault.vault.keys import KeyMaker
-from hsmvault.vault.lasting import Boot, LastingClock, boot_seconds
-from hsmvault.vault.life import KeyLife
+from hsmvault.vault.lasting import Boot, boot_seconds
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.plans import Plans
 from hsmvault.vault.ports import Clock, CounterStore, Hsm, Store, Witness
-from hsmvault.vault.rotating import KeyRotation
-from hsmvault.vault.upkeep import Upkeep
 from hsmvault.vault.vault_keeper import VaultKeeper
 from hsmvault.vault.writing import Writer
 
@@ -91,7 +84,11 @@ def server_options(limits: Limits) -> list[tuple[str, int]]:
     """Channel arguments that every public server wants, besides its listening."""
     return [
         # The guard says it better than gRPC; this is for what is far beyond.
-        ("grpc.max_receive_message_length", 2 * limits.message_bytes),
+        (
+            "grpc.max_receive_message_length",
+            # Whole servers have one limit: that of the RPC which takes most.
+            max(2 * limits.message_bytes, BACKUP_BYTES + 1024),
+        ),
         ("grpc.max_metadata_size", limits.metadata_bytes),
         # Our client finds black holes by pings, also between calls.
         ("grpc.keepalive_permit_without_calls", 1),
@@ -243,7 +240,7 @@ def build(
     door = door or Door()
     watching = Watching(store, memory)
     maker = KeyMaker(store, hsm, witness, memory, writer, clock, new_id)
-    keys, upkeep = _keys(maker, manager, boot)
+    keys, upkeep = key_servicers(maker, manager, boot)
     crypto = Crypto(hsm, Plans(memory, clock), Invocations(counters, memory))
     batching = BatchingServicer(
         crypto, region=region, partition=partition, charge=door.charge
@@ -275,26 +272,6 @@ def build(
         watching=watching,
         limits=limits,
     )
-
-
-def _keys(
-    maker: KeyMaker, manager: Manager, boot: Boot
-) -> tuple[tuple[object, ...], Upkeep]:
-    """Return what serves KeyService, and what looks after keys by itself."""
-    store, memory, writer, clock = maker.store, maker.memory, maker.writer, maker.clock
-    catalogue = Catalogue(store, memory)
-    lasting = LastingClock.of(store, clock, boot)
-    life = KeyLife(memory, catalogue, writer, clock, manager, lasting)
-    rotation = KeyRotation(store, catalogue, writer, clock)
-    servicers = (
-        KeyServicer(maker, life, catalogue, memory, rotation),
-        RotationServicer(rotation, catalogue, memory, manager),
-        DeletedServicer(catalogue),
-        ImportServicer(
-            Importer(maker.hsm, maker.witness, memory, writer, maker, clock, new_id)
-        ),
-    )
-    return servicers, Upkeep(maker, life)
 
 
 def _access(

@@ -13,6 +13,7 @@ import click
 from hsmvault.cli import failing
 from hsmvault.cli.audit import audit
 from hsmvault.cli.batch import batch
+from hsmvault.cli.carrying import backup, begin_import, import_key, restore
 from hsmvault.cli.crypto import crypto
 from hsmvault.cli.dev import dev
 from hsmvault.cli.founding import caller
@@ -55,7 +56,7 @@ def cli() -> None:
     """
 
 
-for _command in (rotation, activate):
+for _command in (rotation, activate, begin_import, import_key, backup, restore):
     key.add_command(_command)
 for _command in (status, key, version, crypto, batch):
     cli.add_command(_command)

@@ -1,20 +1,22 @@
-"""Keys that come from outside: the part of `vault.keys` by which they come in."""
+"""Keys that come in, go out and come back: that part of `vault.keys`."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 from google.protobuf.duration_pb2 import Duration
+from google_crc32c import value as crc32c
 
 from hsmvault.client import methods
-from hsmvault.client.caller import Caller, WriteOptions
-from hsmvault.client.naming import new_key
+from hsmvault.client.caller import Caller, Options, WriteOptions
+from hsmvault.client.naming import key_name, new_key
+from hsmvault.model.errors import IntegrityFailure
 from hsmvault.v1 import key_service_pb2 as messages
 from hsmvault.v1.resources_pb2 import Key, KeySpec
 
 
 class Carrying:
-    """Imports keys."""
+    """Imports keys, backs them up, and restores them."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
@@ -86,4 +88,26 @@ class Carrying:
             request.pkcs8 = pkcs8
         if blob is not None:
             request.key_transfer_blob = blob
+        request.material_crc32c = crc32c(jwk or pkcs8 or blob or b"")
         return self._caller.call(methods.IMPORT_KEY, request, **options)
+
+    def backup(self, name: str, **options: Unpack[Options]) -> bytes:
+        """Carry out a key with all versions; only this vault can restore it."""
+        answer = self._caller.call(
+            methods.BACKUP_KEY,
+            messages.BackupKeyRequest(name=key_name(name)),
+            **options,
+        )
+        if crc32c(answer.backup) != answer.backup_crc32c:
+            raise IntegrityFailure(
+                "the backup is not what its CRC32C says: it changed on the way; ask "
+                "again"
+            )
+        return answer.backup
+
+    def restore(self, backup: bytes, **options: Unpack[WriteOptions]) -> Key:
+        """Bring a purged key back: its name, its versions, their ids and dates."""
+        request = messages.RestoreKeyRequest(
+            backup=backup, backup_crc32c=crc32c(backup)
+        )
+        return self._caller.call(methods.RESTORE_KEY, request, **options)

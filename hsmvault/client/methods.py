@@ -76,6 +76,15 @@ IMPORT_KEY: Final = _method(
 BEGIN_IMPORT: Final = _method(
     "KeyService/BeginImport", keys.BeginImportRequest, keys.Import, _ID, PATIENT
 )
+BACKUP_KEY: Final = _method(
+    "KeyService/BackupKey",
+    keys.BackupKeyRequest,
+    keys.BackupKeyResponse,
+    deadline=PATIENT,
+)
+RESTORE_KEY: Final = _method(
+    "KeyService/RestoreKey", keys.RestoreKeyRequest, resources.Key, _ID, PATIENT
+)
 GET_KEY: Final = _method("KeyService/GetKey", keys.GetKeyRequest, resources.Key)
 LIST_KEYS: Final = _method(
     "KeyService/ListKeys", keys.ListKeysRequest, keys.ListKeysResponse

@@ -20,6 +20,8 @@ class Permission(StrEnum):
     KEYS_ROTATE = "keys/rotate/action"
     KEYS_DELETE = "keys/delete"
     KEYS_IMPORT = "keys/import/action"
+    KEYS_BACKUP = "keys/backup/action"
+    KEYS_RESTORE = "keys/restore/action"
     KEYS_ENCRYPT = "keys/encrypt/action"
     KEYS_DECRYPT = "keys/decrypt/action"
     KEYS_WRAP = "keys/wrap/action"
@@ -116,8 +118,6 @@ the RPC that asks for it, and the roles of its row hold it.
 
 LEFT_OUT: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "keys/backup/action": "there is no BackupKey yet",
-        "keys/restore/action": "there is no RestoreKey yet",
         "keys/export/action": "no key leaves the vault in the clear",
         "keys/release/action": "keys are not released to enclaves",
     }

@@ -65,6 +65,10 @@ class KeyMaterialInvalid(InvalidRequest):
     """The key to bring in is weak, inconsistent, or not what it is said to be."""
 
 
+class BackupInvalid(InvalidRequest):
+    """The backup is not one that this vault made, or does not open here."""
+
+
 class TooLarge(InvalidRequest):
     """A field or message is longer than the vault takes."""
 

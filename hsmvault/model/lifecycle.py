@@ -103,6 +103,7 @@ ANSWERS: Final[Mapping[str, Mapping[Standing, str]]] = MappingProxyType(
         "ImportKey": _TAKEN,
         "BeginImport": _TAKEN,
         "GetKey": _SEEN,
+        "BackupKey": _SEEN,
         "ListKeyVersions": _SEEN,
         "GetPublicKey": _SEEN,
         "UpdateKey": _SEEN,

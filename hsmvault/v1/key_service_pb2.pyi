@@ -887,3 +887,90 @@ class Import(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Import: _TypeAlias = Import  # noqa: Y015
+
+@_typing.final
+class BackupKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: `keys/{key}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupKeyRequest: _TypeAlias = BackupKeyRequest  # noqa: Y015
+
+@_typing.final
+class BackupKeyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKUP_FIELD_NUMBER: _builtins.int
+    BACKUP_CRC32C_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    backup: _builtins.bytes
+    """At most 2 MiB. Its format is documented in model/backup.py."""
+    backup_crc32c: _builtins.int
+    name: _builtins.str
+    """As it is spelled, and how many versions are in the backup."""
+    versions: _builtins.int
+    def __init__(
+        self,
+        *,
+        backup: _builtins.bytes = ...,
+        backup_crc32c: _builtins.int = ...,
+        name: _builtins.str = ...,
+        versions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "backup_crc32c", b"backup_crc32c", "name", b"name", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupKeyResponse: _TypeAlias = BackupKeyResponse  # noqa: Y015
+
+@_typing.final
+class RestoreKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKUP_FIELD_NUMBER: _builtins.int
+    BACKUP_CRC32C_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    backup: _builtins.bytes
+    """Exactly what BackupKey answered."""
+    backup_crc32c: _builtins.int
+    """Checked if sent."""
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Decide as if it were meant, and change nothing (AIP-163). Nothing is opened then."""
+    @_builtins.property
+    def durability(self) -> _resources_pb2.Durability: ...
+    def __init__(
+        self,
+        *,
+        backup: _builtins.bytes = ...,
+        backup_crc32c: _builtins.int | None = ...,
+        request_id: _builtins.str = ...,
+        durability: _resources_pb2.Durability | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_backup_crc32c", b"_backup_crc32c", "backup_crc32c", b"backup_crc32c", "durability", b"durability"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backup_crc32c", b"_backup_crc32c", "backup", b"backup", "backup_crc32c", b"backup_crc32c", "durability", b"durability", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__backup_crc32c: _TypeAlias = _typing.Literal["backup_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__backup_crc32c: _TypeAlias = _typing.Literal["_backup_crc32c", b"_backup_crc32c"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__backup_crc32c) -> _WhichOneofReturnType__backup_crc32c | None: ...
+
+Global___RestoreKeyRequest: _TypeAlias = RestoreKeyRequest  # noqa: Y015

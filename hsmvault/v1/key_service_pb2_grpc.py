@@ -122,6 +122,16 @@ class KeyServiceStub:
                 request_serializer=hsmvault_dot_v1_dot_key__service__pb2.BeginImportRequest.SerializeToString,
                 response_deserializer=hsmvault_dot_v1_dot_key__service__pb2.Import.FromString,
                 _registered_method=True)
+        self.BackupKey = channel.unary_unary(
+                '/hsmvault.v1.KeyService/BackupKey',
+                request_serializer=hsmvault_dot_v1_dot_key__service__pb2.BackupKeyRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_key__service__pb2.BackupKeyResponse.FromString,
+                _registered_method=True)
+        self.RestoreKey = channel.unary_unary(
+                '/hsmvault.v1.KeyService/RestoreKey',
+                request_serializer=hsmvault_dot_v1_dot_key__service__pb2.RestoreKeyRequest.SerializeToString,
+                response_deserializer=hsmvault_dot_v1_dot_resources__pb2.Key.FromString,
+                _registered_method=True)
         self.GetPublicKey = channel.unary_unary(
                 '/hsmvault.v1.KeyService/GetPublicKey',
                 request_serializer=hsmvault_dot_v1_dot_key__service__pb2.GetPublicKeyRequest.SerializeToString,
@@ -261,6 +271,22 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BackupKey(self, request, context):
+        """Carries a live key out, with all versions: wrapped for every present region, and
+        signed. It opens in this vault alone, and outlives a purge: that is what it is for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreKey(self, request, context):
+        """Brings a purged key back from its backup, into this vault: its name, its versions,
+        their ids and dates. An existing or deleted name is ALREADY_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPublicKey(self, request, context):
         """Returns the public half of a version of an RSA or EC key.
         """
@@ -355,6 +381,16 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.BeginImport,
                     request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.BeginImportRequest.FromString,
                     response_serializer=hsmvault_dot_v1_dot_key__service__pb2.Import.SerializeToString,
+            ),
+            'BackupKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.BackupKey,
+                    request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.BackupKeyRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_key__service__pb2.BackupKeyResponse.SerializeToString,
+            ),
+            'RestoreKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreKey,
+                    request_deserializer=hsmvault_dot_v1_dot_key__service__pb2.RestoreKeyRequest.FromString,
+                    response_serializer=hsmvault_dot_v1_dot_resources__pb2.Key.SerializeToString,
             ),
             'GetPublicKey': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPublicKey,
@@ -823,6 +859,60 @@ class KeyService:
             '/hsmvault.v1.KeyService/BeginImport',
             hsmvault_dot_v1_dot_key__service__pb2.BeginImportRequest.SerializeToString,
             hsmvault_dot_v1_dot_key__service__pb2.Import.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BackupKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.KeyService/BackupKey',
+            hsmvault_dot_v1_dot_key__service__pb2.BackupKeyRequest.SerializeToString,
+            hsmvault_dot_v1_dot_key__service__pb2.BackupKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hsmvault.v1.KeyService/RestoreKey',
+            hsmvault_dot_v1_dot_key__service__pb2.RestoreKeyRequest.SerializeToString,
+            hsmvault_dot_v1_dot_resources__pb2.Key.FromString,
             options,
             channel_credentials,
             insecure,

@@ -84,6 +84,14 @@ class KeyServiceStub:
     """Makes a wrapping key in the HSM for one import. Its private half stays in the
     process of one partition: it ends with it, when it was used, and when it expires.
     """
+    BackupKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.BackupKeyRequest, _key_service_pb2.BackupKeyResponse]
+    """Carries a live key out, with all versions: wrapped for every present region, and
+    signed. It opens in this vault alone, and outlives a purge: that is what it is for.
+    """
+    RestoreKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RestoreKeyRequest, _resources_pb2.Key]
+    """Brings a purged key back from its backup, into this vault: its name, its versions,
+    their ids and dates. An existing or deleted name is ALREADY_EXISTS.
+    """
     GetPublicKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetPublicKeyRequest, _key_service_pb2.PublicKey]
     """Returns the public half of a version of an RSA or EC key."""
 
@@ -141,6 +149,14 @@ class KeyServiceAsyncStub(KeyServiceStub):
     BeginImport: _aio.UnaryUnaryMultiCallable[_key_service_pb2.BeginImportRequest, _key_service_pb2.Import]  # type: ignore[assignment]
     """Makes a wrapping key in the HSM for one import. Its private half stays in the
     process of one partition: it ends with it, when it was used, and when it expires.
+    """
+    BackupKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.BackupKeyRequest, _key_service_pb2.BackupKeyResponse]  # type: ignore[assignment]
+    """Carries a live key out, with all versions: wrapped for every present region, and
+    signed. It opens in this vault alone, and outlives a purge: that is what it is for.
+    """
+    RestoreKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RestoreKeyRequest, _resources_pb2.Key]  # type: ignore[assignment]
+    """Brings a purged key back from its backup, into this vault: its name, its versions,
+    their ids and dates. An existing or deleted name is ALREADY_EXISTS.
     """
     GetPublicKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetPublicKeyRequest, _key_service_pb2.PublicKey]  # type: ignore[assignment]
     """Returns the public half of a version of an RSA or EC key."""
@@ -298,6 +314,26 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_service_pb2.Import, _abc.Awaitable[_key_service_pb2.Import]]:
         """Makes a wrapping key in the HSM for one import. Its private half stays in the
         process of one partition: it ends with it, when it was used, and when it expires.
+        """
+
+    @_abc_1.abstractmethod
+    def BackupKey(
+        self,
+        request: _key_service_pb2.BackupKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.BackupKeyResponse, _abc.Awaitable[_key_service_pb2.BackupKeyResponse]]:
+        """Carries a live key out, with all versions: wrapped for every present region, and
+        signed. It opens in this vault alone, and outlives a purge: that is what it is for.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreKey(
+        self,
+        request: _key_service_pb2.RestoreKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resources_pb2.Key, _abc.Awaitable[_resources_pb2.Key]]:
+        """Brings a purged key back from its backup, into this vault: its name, its versions,
+        their ids and dates. An existing or deleted name is ALREADY_EXISTS.
         """
 
     @_abc_1.abstractmethod

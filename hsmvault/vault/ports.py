@@ -108,10 +108,6 @@ class Hsm(Protocol):
     def check_macs(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """Check (statement, mac) pairs in the HSM. Raises IntegrityFailure."""
 
-
-class PoolHsm(Protocol):
-    """What a partition does for the pool manager, besides serving."""
-
     def rewrap(
         self, spec: KeySpec, public_key: bytes, wrapped: WrappedKey
     ) -> WrappedKey:
@@ -122,6 +118,10 @@ class PoolHsm(Protocol):
 
     def sign_statement(self, statement: bytes) -> bytes:
         """ECDSA P-256 over SHA-256 of it with the identity key: raw r||s, 64 bytes."""
+
+
+class PoolHsm(Protocol):
+    """What a partition does for the pool manager, besides serving."""
 
     def drop_pair_keys(self, region: str) -> int:
         """Destroy the pair keys to and from `region`; returns how many there were."""

@@ -127,6 +127,7 @@ ASK: Final[Mapping[str, Callable[[Caller, Made], Any]]] = {
         keys.BeginImportRequest(key_id=m.key.name.removeprefix("keys/"))
     ),
     "GetKey": lambda c, m: c.keys.GetKey(keys.GetKeyRequest(name=m.key.name)),
+    "BackupKey": lambda c, m: c.keys.BackupKey(keys.BackupKeyRequest(name=m.key.name)),
     "ListKeyVersions": lambda c, m: c.keys.ListKeyVersions(
         keys.ListKeyVersionsRequest(parent=m.key.name)
     ),

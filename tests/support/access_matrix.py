@@ -196,6 +196,18 @@ _KEYS: Final = {
         lambda key: keys.BeginImportRequest(key_id=key, validate_only=True),
         (TAKEN, TAKEN, OK),
     ),
+    "BackupKey": _key(
+        "keys/backup/action",
+        "ec",
+        lambda key: keys.BackupKeyRequest(name=f"keys/{key}"),
+        (OK, ABSENT, ABSENT),
+    ),
+    "RestoreKey": _whole(
+        "keys/restore/action",
+        keys.RestoreKeyRequest(backup=b"none"),
+        INVALID,
+        "/keys",
+    ),
     "GetKey": _key(
         "keys/read/action",
         "ec",

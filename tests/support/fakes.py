@@ -123,7 +123,10 @@ class FakeHsm:
         self.keys = {} if keys is None else keys
         for own in (region_key_name(region), f"integrity/{region}"):
             self.keys.setdefault(own, secrets.token_bytes(32))
-        self.identity = ec.generate_private_key(ec.SECP256R1())
+        born = self.keys.setdefault(
+            f"identity/{region}/{name}", secrets.token_bytes(31)
+        )
+        self.identity = ec.derive_private_key(int.from_bytes(born), ec.SECP256R1())
         self.anchor: Head | None = None
         self.generation = 0
         self.opened: dict[str, Secret] = {}
