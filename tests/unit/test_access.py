@@ -112,7 +112,7 @@ def test_using_and_purging_keys_takes_two_people() -> None:
 def test_only_an_administrator_or_an_officer_has_all_that_another_role_has() -> None:
     """Policy Administrators define and assign roles, which both of them do, too.
 
-    And who uses keys may do what a service that wraps by them may.
+    And who uses keys may do what a service that wraps by them may, and carry them.
     """
     includes = {
         (one.title, other.title)
@@ -126,6 +126,8 @@ def test_only_an_administrator_or_an_officer_has_all_that_another_role_has() -> 
         ("Administrator", "Policy Administrator"),
         ("Crypto Officer", "Policy Administrator"),
         ("Crypto User", "Crypto Service Encryption User"),
+        ("Crypto User", "Backup"),
+        ("Crypto User", "Restore"),
     }
 
 
