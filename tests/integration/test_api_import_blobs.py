@@ -14,6 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import PartitionLost
+from hsmvault.model.import_records import ImportRecord
 from hsmvault.v1.key_service_pb2 import (
     DeleteKeyRequest,
     Import,
@@ -340,3 +341,27 @@ def test_what_is_in_the_clear_is_not_taken_from_another_region(
     )
 
     assert b"not forwarded between regions" in done.status
+
+
+def test_an_import_ends_when_its_region_is_no_longer_the_primary(
+    tmp_path: Path, clock: Clock
+) -> None:
+    begun_there = ImportRecord(
+        name="imports/" + "a" * 32,
+        revision=1,
+        key="keys/carried",
+        bits=2048,
+        public_key=b"",
+        region="south",
+        partition="p0",
+        author="CN=uma",
+        create_ms=clock.now_ms,
+        expire_ms=clock.now_ms + 60_000,
+    )
+    with served(tmp_path, clock=clock, records=genesis(begun_there)) as one:
+        by = Import(name=begun_there.name, public_key=begun(one).public_key)
+
+        code, reason, told = refusal(lambda: carried(one, by, AES, outside(AES)))
+
+        assert (code, reason) == (STATE, "IMPORT_SPENT")
+        assert "ceased to be the primary" in told
