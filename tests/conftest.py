@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ("tests.support.softhsm", "tests.support.partitions")
+pytest_plugins = (
+    "tests.support.softhsm",
+    "tests.support.partitions",
+    "tests.support.canary",
+)
 
 settings.register_profile(
     "house",

@@ -18,7 +18,7 @@ from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1 import region_service_pb2 as regions
 from hsmvault.v1.access_service_pb2 import CreateRoleAssignmentRequest
 from hsmvault.v1.resources_pb2 import Key, KeySpec, RoleAssignment
-from tests.support.access_matrix import ROWS
+from tests.support.access_matrix import ROWS, streams
 from tests.support.served import (
     ROLES,
     FakeManager,
@@ -98,7 +98,7 @@ def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Region]:
 
 
 @pytest.mark.parametrize("who", [*ROLES, "eve"])
-@pytest.mark.parametrize("way", ROWS)
+@pytest.mark.parametrize("way", [w for w in ROWS if w.split()[0] not in streams()])
 def test_every_rpc_has_one_account_of_each_answer(
     north: Region, way: str, who: str
 ) -> None:
@@ -235,13 +235,16 @@ def test_au_03_nothing_that_a_caller_names_leaves_its_line_or_reaches_a_terminal
     """Escaped in the file, which is ASCII without control characters; told whole."""
     north.forget()
     request = crypto.EncryptRequest(
-        name=f"keys/{text}", algorithm=text, encryption_context={text: text}
+        name=f"keys/a/versions/{text}",
+        algorithm=text,
+        encryption_context={text: text},
     )
 
     code = refusal(lambda: north.served.eve.crypto.Encrypt(request))[0]
 
     account = north.once()
     assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert account.version == f"keys/a/versions/{text}"
     assert account.facts == {"algorithm": text, "encryption_context": {text: text}}
     raw = b"".join(p.read_bytes() for p in north.served.trail.directory.glob("*.jsonl"))
     assert raw.isascii()
