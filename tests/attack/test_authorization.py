@@ -22,7 +22,7 @@ from hsmvault.v1 import access_service_pb2 as access
 from hsmvault.v1 import crypto_service_pb2 as crypto
 from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1.resources_pb2 import Key, KeySpec, KeyVersion
-from tests.support.access_matrix import EVERYBODY, ROWS, rpcs
+from tests.support.access_matrix import EVERYBODY, ROWS, begin, rpcs
 from tests.support.nodes import TestVault, two_regions
 from tests.support.roles import assign, create, define, held
 from tests.support.served import (
@@ -371,9 +371,9 @@ def test_az_13_what_is_refused_has_no_effect(quiet: Served, rpc: str) -> None:
     for who in ("ada", "olga", "uma", "tom", "eve"):
         channel = getattr(quiet, who).channel
         for key in ("ec", "gone", "unknown"):
-            call: Any = channel.unary_unary(f"/hsmvault.v1.{rpc.split(maxsplit=1)[0]}")
+            raw = row.request(key).SerializeToString()
             try:
-                call(row.request(key).SerializeToString())
+                begin(channel, rpc.split(maxsplit=1)[0], raw)
             except grpc.RpcError:
                 assert quiet.store.head() == before
                 assert allowed or quiet.manager.asked == asked

@@ -12,7 +12,6 @@ custom one, a custom one that was deleted, and none at all.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import pytest
@@ -28,6 +27,7 @@ from tests.support.access_matrix import (
     ROWS,
     Code,
     Row,
+    begin,
     rpcs,
     streams,
 )
@@ -117,13 +117,11 @@ def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield one
 
 
-def _begun(stream: Any) -> Code:
-    """How a stream begins: with a first response, or with a refusal."""
+def _begun(channel: grpc.Channel, rpc: str, raw: bytes) -> Code:
     try:
-        next(stream)
+        begin(channel, rpc, raw)
     except grpc.RpcError as error:
         return error.code()
-    stream.cancel()
     return Code.OK
 
 
@@ -135,10 +133,9 @@ def _answers(north: Served, rpc: str, row: Row) -> dict[tuple[str, str], Code]:
     for holder in HOLDERS:
         channel = getattr(north, holder.name).channel
         if name in streams():
-            call = channel.unary_stream(f"/hsmvault.v1.{name}")
             for state in states:
                 request = row.request(f"{row.about}-{state}").SerializeToString()
-                answers[holder.name, state] = _begun(call(request, timeout=60))
+                answers[holder.name, state] = _begun(channel, name, request)
             continue
         call = channel.unary_unary(f"/hsmvault.v1.{name}")
         asked = {

@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -519,3 +519,16 @@ def streams() -> set[str]:
 def rpcs() -> set[str]:
     """Every RPC there is, as `Service/Rpc`."""
     return {f"{s.name}/{m.name}" for s in services() for m in s.methods}
+
+
+def begin(channel: grpc.Channel, rpc: str, raw: bytes, *, timeout: float = 60) -> None:
+    """Ask until the first answer; a stream is not wanted any longer then."""
+    path = f"/hsmvault.v1.{rpc}"
+    if rpc not in streams():
+        unary: Any = channel.unary_unary(path)
+        unary(raw, timeout=timeout)
+        return
+    stream: Any = channel.unary_stream(path)
+    answers = stream(raw, timeout=timeout)
+    next(answers)
+    answers.cancel()
