@@ -98,13 +98,13 @@ def test_pins_are_neither_in_arguments_nor_in_the_environment(
 def test_pins_are_read_from_files(tmp_path: Path) -> None:
     token = make_token(tmp_path, LABEL)
     for name, pin in (("so", SO_PIN), ("user", USER_PIN)):
-        (tmp_path / name).write_text(f"{pin}\n")
+        (tmp_path / f"{name}.pin").write_text(f"{pin}\n")
 
     with OfficerProcess(
         module=MODULE,
         token_label=LABEL,
-        so_pin_file=tmp_path / "so",
-        user_pin_file=tmp_path / "user",
+        so_pin_file=tmp_path / "so.pin",
+        user_pin_file=tmp_path / "user.pin",
         environment=token.environment,
     ) as officer:
         assert officer.ask(BIRTH)["made"]
