@@ -68,7 +68,9 @@ def _code(one: Served, who: str, method: MethodDescriptor, raw: bytes) -> object
 
 @pytest.mark.parametrize("who", CALLERS)
 @pytest.mark.parametrize("path", METHODS)
-def test_any_message_is_answered_or_refused(north: Served, path: str, who: str) -> None:
+def test_rs_06_any_message_is_answered_or_refused(
+    north: Served, path: str, who: str
+) -> None:
     method = METHODS[path]
 
     @STEADY
