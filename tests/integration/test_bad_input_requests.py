@@ -165,7 +165,7 @@ def test_an_algorithm_that_does_not_suit_is_refused_with_those_that_do(
     )
 
 
-@pytest.mark.parametrize("algorithm", ["RSA1_5", "A256CBC", "A128GCM", "A256KW", "XTS"])
+@pytest.mark.parametrize("algorithm", ["RSA1_5", "A128GCM", "A256KW", "XTS"])
 def test_an_algorithm_that_does_not_encrypt_is_refused(
     call: Callers, algorithm: str
 ) -> None:
@@ -178,6 +178,22 @@ def test_an_algorithm_that_does_not_encrypt_is_refused(
             lambda caller: caller.crypto.Encrypt(request, timeout=SECONDS),
             "ALGORITHM_UNSUPPORTED",
             ("A256GCM",),
+        ),
+    )
+
+
+def test_an_algorithm_that_would_open_what_the_key_wrapped_is_refused(
+    call: Callers,
+) -> None:
+    request = crypto.EncryptRequest(
+        name="keys/aes", algorithm="A256CBC", plaintext=bytes(16)
+    )
+    refused(
+        call,
+        Bad(
+            lambda caller: caller.crypto.Encrypt(request, timeout=SECONDS),
+            "OPERATION_NOT_PERMITTED",
+            ("encrypt and decrypt alone",),
         ),
     )
 
