@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from hsmvault.model.errors import NotDue, NotFound, Overloaded, Unavailable, VaultError
+from hsmvault.model.errors import (
+    IntegrityFailure,
+    NotDue,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    VaultError,
+)
 from hsmvault.model.key_records import KeyRecord
 from hsmvault.model.lifecycle import KeyState
 from hsmvault.model.log import Kind, Position
@@ -75,7 +82,7 @@ class DueKeys:
             if self._clock.look():
                 # A clock that ran away decides nothing; the alarm says so.
                 return done
-            for key in self._due(state):
+            for key in self._due(chore, state, seen):
                 if ending():
                     return done
                 seen.add((chore, key.resource))
@@ -86,15 +93,26 @@ class DueKeys:
         self._forget(seen)
         return done
 
-    def _due(self, state: KeyState) -> Iterator[KeyRecord]:
+    def _due(
+        self, chore: Chore, state: KeyState, seen: set[tuple[Chore, str]]
+    ) -> Iterator[KeyRecord]:
         now, after = self._wall(), (0, "")
         while rows := self._store.due(
             Kind.KEY, before_ms=now, state=state, after=after, limit=PAGE
         ):
             for due_ms, row in rows:
                 after = due_ms, row.resource
-                (checked,) = self._registry.checked([row])
-                key = KeyRecord.from_bytes(checked.record)
+                mark = chore, row.resource
+                try:
+                    (checked,) = self._registry.checked([row])
+                    key = KeyRecord.from_bytes(checked.record)
+                except IntegrityFailure as error:
+                    # Whoever edits one row must not keep all other keys for ever.
+                    seen.add(mark)
+                    failing = self._failing.get(mark)
+                    if failing is None or self._boot() >= failing.not_before:
+                        self._fail(mark, failing, error)
+                    continue
                 # Only the record is vouched for; the index may have been edited.
                 if key.due_ms <= now:
                     yield key

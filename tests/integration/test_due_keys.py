@@ -490,3 +490,21 @@ def test_one_key_that_fails_does_not_keep_the_others_waiting(world: World) -> No
     world.workers.upkeep = broken  # type: ignore[method-assign]
 
     assert world.after(28) == ["rotate keys/b"]
+
+
+def test_a_row_that_was_edited_keeps_no_other_key_waiting(
+    world: World, tmp_path: Path
+) -> None:
+    """By whoever writes to the store, and has no session in the HSM."""
+    for key in ("a", "b"):
+        make_key(world.one, key)
+        world.policy(key, rotate_after_create=28)
+    with closing(sqlite3.connect(tmp_path / "north.db")) as connection:
+        edited = connection.execute(
+            "UPDATE state SET mac = zeroblob(32) WHERE place = 'keys/a'"
+        ).rowcount
+        connection.commit()
+
+    assert edited == 1
+    assert world.after(28) == ["rotate keys/b"]
+    assert any("rotate keys/a" in text for text in world.alarms.texts())
