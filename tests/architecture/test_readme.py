@@ -65,3 +65,12 @@ def test_the_readme_names_the_two_commands_that_do_everything() -> None:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_that_a_document_shows_is_one_of_the_cli(line: str) -> None:
     assert not misunderstood(shlex.split(line, comments=True)[1:])
+
+
+def test_every_test_that_a_promise_names_is_there() -> None:
+    text = (HOUSE / "docs" / "promises.md").read_text()
+    rooms = "attack|chaos|contract|integration|multiregion|unit"
+    named = set(re.findall(rf"`((?:{rooms})/[a-z0-9_]+\.py)`", text))
+
+    assert len(named) > 20
+    assert not {name for name in named if not (HOUSE / "tests" / name).is_file()}

@@ -98,7 +98,7 @@ def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Region]:
 
 @pytest.mark.parametrize("who", [*ROLES, "eve"])
 @pytest.mark.parametrize("way", [w for w in ROWS if w.split()[0] not in streams()])
-def test_every_rpc_has_one_account_of_each_answer(
+def test_au_04_every_rpc_has_one_account_of_each_answer(
     north: Region, way: str, who: str
 ) -> None:
     row, rpc = ROWS[way], way.split(maxsplit=1)[0]

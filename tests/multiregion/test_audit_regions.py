@@ -106,7 +106,7 @@ def _au_07_what_nobody_called_for_is_recorded(vault: LiveVault, name: str) -> No
     assert moved[-1] == "SUCCEEDED"
 
 
-def test_trails_of_two_regions_are_signed_held_by_each_other_and_verified(
+def test_au_07_trails_of_two_regions_are_signed_held_by_each_other_and_verified(
     tmp_path: Path,
 ) -> None:
     with founded_vault(tmp_path) as vault:

@@ -20,7 +20,7 @@ def place(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("secret", [CANARY, PIN])
 @pytest.mark.parametrize("before", [b"", b"x", b"xy"])
 @pytest.mark.parametrize("how", ["raw", "hex", "HEX", "base64", "urlsafe"])
-def test_a_planted_leak_is_found(
+def test_cr_18_a_planted_leak_is_found(
     place: Path, secret: bytes, before: bytes, how: str
 ) -> None:
     told = before + secret + b" and more"
