@@ -5,7 +5,7 @@ the environment instead, and a profile file stands for all of them.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
@@ -60,7 +60,7 @@ _OPTIONS: Final = (
         "--token-file",
         type=click.Path(dir_okay=False, path_type=Path),
         envvar="HSMVAULT_TOKEN_FILE",
-        help="File with a token, in place of certificate and key.",
+        help="File with a token, instead of both; --endpoint is a token port then.",
     ),
     click.option(
         "--at",
@@ -76,11 +76,11 @@ _OPTIONS: Final = (
         metavar="POSITION",
         help="Answer only from what includes this position.",
     ),
-    click.option(
-        "--validate-only",
-        is_flag=True,
-        help="Say what would happen, and change nothing.",
-    ),
+)
+_VALIDATE_ONLY: Final = click.option(
+    "--validate-only",
+    is_flag=True,
+    help="Say what would happen, and change nothing.",
 )
 
 CONNECTION: Final = frozenset(
@@ -180,9 +180,21 @@ def output_option(function: Callable[P, R]) -> Callable[P, R]:
 
 def connected(function: Callable[..., None]) -> Callable[..., None]:
     """Add the connection's options, and hand the command an `Asking` first."""
+    return _connected(function, (*_OPTIONS, _OUTPUT))
 
+
+def changing(function: Callable[..., None]) -> Callable[..., None]:
+    """Add those, and --validate-only: to commands that change something."""
+    return _connected(function, (*_OPTIONS, _VALIDATE_ONLY, _OUTPUT))
+
+
+def _connected(
+    function: Callable[..., None],
+    options: Sequence[Callable[[Callable[..., None]], Callable[..., None]]],
+) -> Callable[..., None]:
     @functools.wraps(function)
     def run(*args: Any, **given: Any) -> None:
+        given.setdefault("validate_only", False)
         connection = Connection(**{name: given.pop(name) for name in CONNECTION})
         click.get_current_context().meta["output"] = connection.output
         with connection.open() as vault:
@@ -191,6 +203,6 @@ def connected(function: Callable[..., None]) -> Callable[..., None]:
             click.echo("validated only: nothing was changed", err=True)
 
     decorated: Callable[..., None] = run
-    for option in reversed((*_OPTIONS, _OUTPUT)):
+    for option in reversed(options):
         decorated = option(decorated)
     return decorated

@@ -73,6 +73,7 @@ def verify(
             _show(one)
     if any(one.findings for one in found):
         raise SystemExit(1)
+    printing.note("every record stands as it was written")
 
 
 def _asked(directory: Path, region: str, profile: Path) -> list[Held]:
@@ -132,13 +133,13 @@ def _show(one: Verified) -> None:
     ],
 )
 @click.argument("directory", type=_DIRECTORY)
-@click.option("-f", "follow", is_flag=True, help="Go on with what is written.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written.")
 @click.option("-n", "count", default=20, show_default=True, help="So many at first.")
 @click.option("--principal", default="", help="Only of this caller.")
 @click.option("--method", default="", help="Only of this RPC, as Sign; or event.")
-@click.option("--resource", default="", help="Only at or below, as /keys/payroll.")
-@click.option("--code", default="", help="Only answered so, as PERMISSION_DENIED.")
-@click.option("--since", default="", help="From a time, or 90s, 15m, 2h, 7d ago; all.")
+@click.option("--resource", default="", help="Only at or below, as keys/payroll.")
+@click.option("--code", default="", help="Only answered so, as NOT_FOUND.")
+@click.option("--since", default="", help="From a time on, or 90s, 15m, 2h, 7d ago.")
 @output_option
 def tail(
     directory: Path, follow: bool, count: int, since: str, output: str, **wanted: str
@@ -160,7 +161,8 @@ Record = dict[str, Any]
 
 def _matching(wanted: dict[str, str], since: str) -> Callable[[Record], bool]:
     def at(record: Record) -> bool:
-        there, asked = record.get("resource", ""), wanted["resource"].rstrip("/")
+        there, asked = record.get("resource", ""), wanted["resource"].strip("/")
+        there = str(there).lstrip("/")
         return f"{there}/".lower().startswith(f"{asked}/".lower())
 
     def of(record: Record) -> bool:

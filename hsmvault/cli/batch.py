@@ -35,7 +35,7 @@ def _item(line: bytes, number: int) -> BatchItem:
             raise ValueError("it names no operation")
     except (ValueError, ParseError, AttributeError) as error:
         raise click.UsageError(
-            f"line {number} is no item: {error}. One looks like this: "
+            f"line {number} is no item: {str(error).rstrip('.')}. One looks like this: "
             '{"reference": "1", "sign": {"name": "payroll", "algorithm": "ES256", '
             '"digest": "<base64>"}}'
         ) from error

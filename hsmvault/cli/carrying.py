@@ -7,7 +7,7 @@ from typing import IO
 import click
 
 from hsmvault.cli import files, printing
-from hsmvault.cli.asking import Asking, connected
+from hsmvault.cli.asking import Asking, changing, connected
 from hsmvault.cli.groups import Command
 from hsmvault.v1.key_service_pb2 import Import
 
@@ -40,7 +40,7 @@ _REQUEST_ID = click.option(
 @files.OUT
 @_REQUEST_ID
 @_DURABILITY
-@connected
+@changing
 def begin_import(
     asking: Asking,
     *,
@@ -119,7 +119,7 @@ def _import_rows(begun: Import) -> dict[str, str]:
 @click.option("--deletion-protection", is_flag=True, help="Refuse its deletion.")
 @_REQUEST_ID
 @_DURABILITY
-@connected
+@changing
 def import_key(
     asking: Asking,
     *,
@@ -181,11 +181,11 @@ def backup(asking: Asking, name: str, target: Path | None) -> None:
 @click.argument("source", metavar="FILE", type=_FILE)
 @_REQUEST_ID
 @_DURABILITY
-@connected
+@changing
 def restore(
     asking: Asking, source: IO[bytes], request_id: str, durability: str
 ) -> None:
-    """Bring a purged key back: its name, its versions, their ids and dates."""
+    """Bring a key back by its backup: its name, its versions, their ids and dates."""
     back = asking.vault.keys.restore(
         source.read(), request_id=request_id, durability=durability
     )

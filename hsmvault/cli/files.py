@@ -48,18 +48,20 @@ FORM = click.option(
     default="base64",
     show_default=True,
 )
-ALGORITHM = click.option("--algorithm", "-a", required=True, help="JOSE name.")
+ALGORITHM = click.option(
+    "--algorithm", "-a", required=True, help="As ES256, A256GCM, RSA-OAEP-256."
+)
 AAD = click.option(
     "--aad", type=click.File("rb"), help="File with additional authenticated data."
 )
-
 
 CONTEXT = click.option(
     "--context",
     multiple=True,
     callback=_pairs,
     metavar="NAME=VALUE",
-    help="Instead of --aad; again for each pair. Needed again to decrypt.",
+    help="Bind it to this, and ask for it again when it is opened. May be repeated; "
+    "not with --aad.",
 )
 
 

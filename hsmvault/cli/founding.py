@@ -224,7 +224,7 @@ def vault_init(
 
 @click.group(cls=Group)
 def caller() -> None:
-    """Issue client certificates."""
+    """Issue client certificates, look at them, and revoke them."""
 
 
 @caller.command(

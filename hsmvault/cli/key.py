@@ -6,7 +6,7 @@ from contextlib import suppress
 import click
 
 from hsmvault.cli import printing
-from hsmvault.cli.asking import Asking, connected
+from hsmvault.cli.asking import Asking, changing, connected
 from hsmvault.cli.groups import Command, Group
 from hsmvault.model.errors import NotFound
 from hsmvault.v1.resources_pb2 import Key
@@ -107,7 +107,7 @@ _OPERATIONS = click.option(
 @click.option("--deletion-protection", is_flag=True, help="Refuse its deletion.")
 @click.option("--request-id", default="", help="Repeat with the same id: same answer.")
 @_DURABILITY
-@connected
+@changing
 def create(
     asking: Asking,
     *,
@@ -196,7 +196,7 @@ def versions(asking: Asking, name: str) -> None:
     found = list(asking.vault.keys.versions(name))
     printing.many(
         found,
-        ("version", "state", "", "enabled", "regions", "created"),
+        ("version", "state", "", "enabled", "regions", "created", ""),
         (printing.version_row(v) for v in found),
         as_json=asking.as_json,
         empty="no versions",
@@ -221,7 +221,7 @@ def versions(asking: Asking, name: str) -> None:
 @click.option("--deletion-protection/--no-deletion-protection", default=None)
 @_ETAG
 @_DURABILITY
-@connected
+@changing
 def update(
     asking: Asking,
     *,
@@ -257,7 +257,7 @@ def update(
 @click.argument("name")
 @_ETAG
 @_DURABILITY
-@connected
+@changing
 def rotate(asking: Asking, name: str, etag: str, durability: str | None) -> None:
     """Make a new version. It becomes current once every region holds it."""
     made = asking.vault.keys.rotate(name, etag=etag, durability=durability or "REGION")
@@ -268,7 +268,7 @@ def rotate(asking: Asking, name: str, etag: str, durability: str | None) -> None
 @click.argument("name")
 @_ETAG
 @_DURABILITY
-@connected
+@changing
 def delete(asking: Asking, name: str, etag: str, durability: str | None) -> None:
     """Soft-delete a key: unusable at once, recoverable until it is purged."""
     gone = asking.vault.keys.delete(name, etag=etag, durability=durability or "REGION")
@@ -279,7 +279,7 @@ def delete(asking: Asking, name: str, etag: str, durability: str | None) -> None
 @click.argument("name")
 @_ETAG
 @_DURABILITY
-@connected
+@changing
 def recover(asking: Asking, name: str, etag: str, durability: str | None) -> None:
     """Bring a deleted key back exactly as it was."""
     back = asking.vault.keys.recover(name, etag=etag, durability=durability or "REGION")
@@ -291,7 +291,7 @@ def recover(asking: Asking, name: str, etag: str, durability: str | None) -> Non
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_ETAG
 @_DURABILITY
-@connected
+@changing
 def purge(
     asking: Asking, name: str, yes: bool, etag: str, durability: str | None
 ) -> None:
@@ -331,7 +331,7 @@ def public_key(asking: Asking, name: str) -> None:
 @click.argument("name")
 @click.option("--enable/--disable", required=True, help="Let it be used, or not.")
 @_DURABILITY
-@connected
+@changing
 def update_version(
     asking: Asking, name: str, enable: bool, durability: str | None
 ) -> None:

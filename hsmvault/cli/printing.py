@@ -176,6 +176,7 @@ def version_rows(version: KeyVersion) -> dict[str, str]:
         "type": spec(version.spec.type, version.spec.bits, version.spec.curve),
         "state": state(KeyVersion.State.Name(version.state))
         + (", current" if version.current else "")
+        + (", imported" if version.imported else "")
         + ("" if version.enabled else ", off"),
         "regions": ", ".join(version.regions),
         "created": when(version.create_time),
@@ -193,6 +194,7 @@ def version_row(version: KeyVersion) -> Sequence[str]:
         "yes" if version.enabled else "no",
         ", ".join(version.regions),
         when(version.create_time),
+        "imported" if version.imported else "",
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from hsmvault.cli import adding, bars, printing
-from hsmvault.cli.asking import Asking, connected
+from hsmvault.cli.asking import Asking, changing, connected
 from hsmvault.cli.groups import Command, Group
 from hsmvault.v1.resources_pb2 import Region
 
@@ -31,7 +31,7 @@ def region() -> None:
 )
 @click.option("--yes", is_flag=True, help="Take the card's own fingerprint.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until it has everything.")
-@connected
+@changing
 def add(asking: Asking, card: Path, fingerprint: str, yes: bool, no_wait: bool) -> None:
     """Add the region of CARD: its card.json, or its directory.
 
@@ -61,7 +61,7 @@ def add(asking: Asking, card: Path, fingerprint: str, yes: bool, no_wait: bool) 
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Do not wait until it has everything.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@connected
+@changing
 def remove(asking: Asking, name: str, force: bool, yes: bool) -> None:
     """Remove an extended region: its tokens are re-initialised, its store deleted.
 

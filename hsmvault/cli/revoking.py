@@ -8,7 +8,7 @@ import click
 from cryptography import x509
 
 from hsmvault.cli import printing
-from hsmvault.cli.asking import Asking, connected, output_option
+from hsmvault.cli.asking import Asking, changing, connected, output_option
 from hsmvault.cli.groups import Command
 from hsmvault.model.errors import ConfigurationError
 from hsmvault.regions import revocation
@@ -33,7 +33,7 @@ _SERIAL: Final = re.compile(r"(?:0x)?[0-9A-Fa-f]{1,2}(?::?[0-9A-Fa-f]{1,2}){0,19
     help="The CA that issued them, with its key.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask, even about your own.")
-@connected
+@changing
 def revoke(
     asking: Asking, *, certificates: tuple[str, ...], ca_directory: Path, yes: bool
 ) -> None:

@@ -5,7 +5,7 @@ from contextlib import suppress
 import click
 
 from hsmvault.cli import printing
-from hsmvault.cli.asking import Asking, connected
+from hsmvault.cli.asking import Asking, changing, connected
 from hsmvault.cli.groups import Command, Group
 from hsmvault.model.access import BUILT_IN, Permission
 from hsmvault.model.errors import AccessDenied
@@ -14,7 +14,7 @@ from hsmvault.v1.resources_pb2 import RoleDefinition
 
 @click.group(cls=Group)
 def role() -> None:
-    """Show roles, assign them, and take them back."""
+    """Show roles, define your own, assign them, and take them back."""
 
 
 @role.command(cls=Command, examples=["hsmvault role definitions"])
@@ -69,7 +69,7 @@ _DESCRIPTION = click.option("--description", help="What it is for.")
 @_EXCEPT
 @_DESCRIPTION
 @click.option("--id", "id_", default="", help="Its id; chosen by the vault otherwise.")
-@connected
+@changing
 def define(
     asking: Asking,
     *,
@@ -97,14 +97,14 @@ def define(
         "hsmvault role redefine Keeper --title 'Key Keeper' --no-except",
     ],
 )
-@click.argument("role_title", metavar="ROLE")
+@click.argument("role_title", metavar="TITLE")
 @click.option("--title", help="What it is called from now on.")
 @_ACTION
 @_EXCEPT
 @click.option("--no-except", is_flag=True, help="Nothing is taken out any more.")
 @_DESCRIPTION
-@click.option("--etag", default="", help="Only if it is unchanged since it was read.")
-@connected
+@click.option("--etag", default="", help="Refuse if it has changed since you read it.")
+@changing
 def redefine(
     asking: Asking,
     *,
@@ -133,8 +133,8 @@ def redefine(
 
 @role.command(cls=Command, examples=["hsmvault role undefine Signer"])
 @click.argument("title")
-@click.option("--etag", default="", help="Only if it is unchanged since it was read.")
-@connected
+@click.option("--etag", default="", help="Refuse if it has changed since you read it.")
+@changing
 def undefine(asking: Asking, title: str, etag: str) -> None:
     """Delete a role of your own. Its assignments stay, and grant nothing."""
     position = asking.vault.roles.undefine(title, etag=etag)
@@ -203,7 +203,7 @@ def list_assignments(
 @click.option(
     "--region", "regions", multiple=True, help="Only in this region; may be repeated."
 )
-@connected
+@changing
 def assign(
     asking: Asking, principal: str, title: str, scope: str, regions: tuple[str, ...]
 ) -> None:
@@ -220,9 +220,9 @@ def assign(
     printing.one(made, rows, as_json=asking.as_json)
 
 
-@role.command(cls=Command, examples=["hsmvault role revoke 2f1c… "])
+@role.command(cls=Command, examples=["hsmvault role revoke 2f1c…"])
 @click.argument("assignment")
-@connected
+@changing
 def revoke(asking: Asking, assignment: str) -> None:
     """Take an assignment back; in force on all partitions when it answers."""
     position = asking.vault.roles.revoke(assignment)

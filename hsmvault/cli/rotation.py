@@ -8,7 +8,7 @@ import click
 from google.protobuf.duration_pb2 import Duration
 
 from hsmvault.cli import printing
-from hsmvault.cli.asking import Asking, connected
+from hsmvault.cli.asking import Asking, changing, connected
 from hsmvault.cli.groups import Command, Group
 from hsmvault.v1.key_service_pb2 import RotationPolicy
 
@@ -68,14 +68,14 @@ def show(asking: Asking, name: str) -> None:
     metavar="DURATION",
     help="Have the key expire so long after each rotation; P28D or more.",
 )
-@click.option("--etag", default="", help="Refuse if the key has changed since.")
+@click.option("--etag", default="", help="Refuse if it has changed since you read it.")
 @click.option(
     "--durability",
     default="REGION",
     metavar="LEVEL",
     help="Wait until this many extended regions hold it, or ALL_REGIONS.",
 )
-@connected
+@changing
 def set_policy(
     asking: Asking,
     *,
@@ -103,7 +103,7 @@ def set_policy(
 
 @rotation.command(cls=Command, examples=["hsmvault key rotation remove payroll"])
 @click.argument("name")
-@connected
+@changing
 def remove(asking: Asking, name: str) -> None:
     """Take a key's policy away: it rotates by hand only."""
     _print(asking, asking.vault.keys.set_rotation_policy(name))
@@ -113,7 +113,7 @@ def remove(asking: Asking, name: str) -> None:
 @click.argument("name")
 @click.argument("version")
 @click.option("--force", is_flag=True, help="Although regions lack it.")
-@connected
+@changing
 def activate(asking: Asking, name: str, version: str, force: bool) -> None:
     """Make a pending version current now.
 

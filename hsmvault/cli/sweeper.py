@@ -14,7 +14,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.group(cls=Group)
 def sweeper() -> None:
-    """Say that the clock is right, by which deleted keys are purged."""
+    """Have a region go on that no longer trusts its clock: to rotate and to purge."""
 
 
 @sweeper.command(cls=Command, examples=["hsmvault sweeper resume regions/north --yes"])

@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from hsmvault.cli import printing
-from hsmvault.cli.asking import Asking, connected
+from hsmvault.cli.asking import Asking, changing, connected
 from hsmvault.cli.groups import Command, Group
 from hsmvault.v1.resources_pb2 import Vault
 
@@ -89,8 +89,8 @@ def show(asking: Asking) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The client CA's revocation list (PEM).",
 )
-@click.option("--etag", default="", help="Only if the settings are still these.")
-@connected
+@click.option("--etag", default="", help="Refuse if it has changed since you read it.")
+@changing
 def set_vault(
     asking: Asking,
     *,

@@ -218,6 +218,17 @@ def _opened(pool: Pool, timeout: float, traceparent: Callable[[], str] | None) -
     return Vault(pool, failover, Caller(failover, seen=Seen()), refresher)
 
 
+_NOBODY: Final = (
+    "nobody answers at {addresses}; is the region running? "
+    "`hsmvault serve --region DIR` starts it, `hsmvault dev up` a trial"
+)
+_NOBODY_FOR_TOKENS: Final = (
+    "nobody answers at {addresses}; tokens are taken at token ports alone (`hsmvault "
+    "topology`), of regions whose region.toml names [[issuers]]; is this one, and does "
+    "it run?"
+)
+
+
 def _await_somebody(pool: Pool, ends: float) -> None:
     """Wait for the first connection; a certificate in the way is said at once."""
     while not pool.ready():
@@ -228,8 +239,7 @@ def _await_somebody(pool: Pool, ends: float) -> None:
                 raise refusal
         if late:
             raise Unavailable(
-                "nobody answers at {addresses}; is the region running? "
-                "`hsmvault serve --region DIR` starts it, `hsmvault dev up` a trial",
+                _NOBODY_FOR_TOKENS if pool.tokens else _NOBODY,
                 addresses=", ".join(pool.addresses()),
             )
         pool.wait(_LOOK)
