@@ -32,7 +32,10 @@ IN = click.option(
 )
 FILE = click.argument("source", metavar="[FILE]", type=click.File("rb"), default="-")
 EXPECTED = click.option(
-    "--expected-version", default="", help="Refuse if another version is current."
+    "--expected-version",
+    default="",
+    metavar="VERSION",
+    help="keys/…/versions/…: refuse if another one is current.",
 )
 OUT = click.option(
     "--out",

@@ -286,7 +286,9 @@ def test_rs_10_a_name_that_lives_again_is_another_key(world: World) -> None:
     assert world.after(0) == ["purge keys/name"]
 
 
-def test_what_happens_by_itself_is_recorded_as_the_vaults_own(world: World) -> None:
+def test_au_07_what_happens_by_itself_is_recorded_as_the_vaults_own(
+    world: World,
+) -> None:
     make_key(world.one, "K")
     world.policy("K", rotate_after_create=28)
     world.after(28)
