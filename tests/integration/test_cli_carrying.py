@@ -56,7 +56,7 @@ def test_what_the_readme_says_of_bringing_keys_in_works_as_it_stands(
     profiles: dict[str, str], tmp_path: Path
 ) -> None:
     readme = (HOUSE / "README.md").read_text()
-    section = readme.partition("## Keys that come and go")[2]
+    section = readme.partition("### Keys from outside, and backups")[2]
     block = re.search(r"```\n(.*?)```", section, re.DOTALL)
     assert block is not None
     environment = {
