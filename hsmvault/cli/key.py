@@ -158,7 +158,13 @@ def get(asking: Asking, name: str, deleted: bool) -> None:
 
 
 @key.command(
-    "list", cls=Command, examples=["hsmvault key list", "hsmvault key list --deleted"]
+    "list",
+    cls=Command,
+    examples=[
+        "hsmvault key list",
+        "hsmvault key list --deleted",
+        "hsmvault key list --token-file token --endpoint north:7403 --ca ca.pem",
+    ],
 )
 @click.option("--deleted", is_flag=True, help="The soft-deleted ones in their place.")
 @connected

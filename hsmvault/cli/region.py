@@ -47,7 +47,8 @@ def add(asking: Asking, card: Path, fingerprint: str, yes: bool, no_wait: bool) 
             instead="--fingerprint HEX, or --yes",
         )
     fingerprint = fingerprint or read.fingerprint
-    if no_wait:
+    # What is only validated never comes.
+    if no_wait or asking.connection.validate_only:
         made = asking.vault.regions.add(adding.described(read), fingerprint)
     else:
         with bars.region(f"adding {read.region}") as watching:
@@ -67,11 +68,17 @@ def remove(asking: Asking, name: str, force: bool, yes: bool) -> None:
 
     The order is signed with your own key: the region destroys itself on nothing less.
     """
-    if not yes:
+    checking = asking.connection.validate_only
+    if not yes and not checking:
         printing.confirm(
             f"Destroy everything that region {name} holds? It is not soft-deleted."
         )
     certificate, key = asking.connection.identity()
+    if checking:
+        vault_id = asking.vault.regions.topology().vault_id
+        order = adding.authorization(vault_id, name, certificate=certificate, key=key)
+        _show(asking, asking.vault.regions.remove(name, order, force=force))
+        return
     with bars.region(f"removing {name}") as watching:
         gone = adding.remove(
             asking.vault,
