@@ -15,6 +15,7 @@ from hsmvault.audit.trail import Trail
 
 PRINCIPAL_MAX: Final = 512
 KNOWN_MAX: Final = 4096
+_TEXT: Final = frozenset({str})
 
 
 class Auditing:
@@ -67,7 +68,7 @@ def record(account: Account) -> str:
     """The members of an account's record; those that say nothing are left out."""
     facts = account.facts
     # Lists and maps among them cannot be remembered by, and are rare.
-    plain = all(type(fact) is str for fact in facts.values())
+    plain = _TEXT.issuperset(map(type, facts.values()))
     told = _usual(
         account.method,
         account.principal,

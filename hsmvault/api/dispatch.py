@@ -109,3 +109,8 @@ def report(error: VaultError, method: str) -> None:
         telemetry.report(Event.INTEGRITY_FAILED, error, method=method)
     elif isinstance(error, AccessDenied):
         telemetry.report(Event.CALL_DENIED, None, method=method, **error.facts)
+
+
+def discarded(endpoint: Endpoint, raw: bytes, known: Message) -> bool:
+    """Tell whether a request had fields that `known` of it does not have."""
+    return endpoint.request.FromString(raw).ByteSize() != known.ByteSize()

@@ -27,7 +27,7 @@ SYNC_PATIENCE_SECONDS: Final = 10.0
 """How long the disk may take to keep what it took, before nothing more is answered."""
 RESERVE_BYTES: Final = 1024 * 1024
 """What must be free before a write is begun, so that its record will fit, too."""
-_SYNC_SECONDS: Final = 0.05
+_SYNC_SECONDS: Final = 0.08
 _RESUME_SECONDS: Final = 0.2
 _STUCK: Final = "the disk does not take a record"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
