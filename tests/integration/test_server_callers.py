@@ -46,7 +46,7 @@ def live(
     with running_vault(directory, settings=issuer.toml) as vault:
         before = _pids(vault)
         with _connected(vault) as admin:
-            for principal in (issuer.principal("uma"), "CN=uma"):
+            for principal in (issuer.principal("uma"), "CN=uma", "CN=rita"):
                 admin.roles.assign(principal, CRYPTO_USER.name, scope="/")
         with _connected(vault, "uma") as uma:
             uma.keys.create("a", "EC", curve="P-256")
@@ -346,7 +346,7 @@ def _with_connection(live: LiveVault, *arguments: str) -> Any:
 def test_a_caller_is_revoked_at_once_and_goes_on_with_another_certificate(
     live: LiveVault, tmp_path: Path
 ) -> None:
-    files = live.caller("uma")
+    files = live.caller("rita")
     for path in (files.certificate, files.key):
         shutil.copy(path, tmp_path / path.name)
     certificate, key = tmp_path / files.certificate.name, tmp_path / files.key.name
@@ -365,7 +365,7 @@ def test_a_caller_is_revoked_at_once_and_goes_on_with_another_certificate(
                 vault.sign("a", "ES256", message=b"x")
 
         # Issued again, and put in place: the client looks, and needs no restart.
-        fresh = Authority.open(live.ca).caller("uma")
+        fresh = Authority.open(live.ca).caller("rita")
         _put(certificate, fresh.certificate)
         vault._pool.renew()
         with pytest.raises(CertificateRevoked):
