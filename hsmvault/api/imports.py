@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from hsmvault.api.checksums import require_intact
 from hsmvault.api.dispatch import Call, requested
 from hsmvault.api.material import Read, public_half
 from hsmvault.model.algorithms import KeySpec, KeyType
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import InvalidRequest, KeyMaterialInvalid, TooLarge
 from hsmvault.model.import_records import ImportRecord
 from hsmvault.model.material import Blob
@@ -156,7 +156,7 @@ def _unpacked(material: bytes) -> tuple[bytes, str]:
     if not material.isascii() or not material.lstrip().startswith(b"{"):
         return material, ""
     try:
-        fields: dict[str, Any] = json.loads(material)
+        fields: dict[str, Any] = from_json(material)
         header = fields["header"]
         said = fields["schema_version"], header["alg"], header["enc"]
         text, kid = fields["ciphertext"], header["kid"]
@@ -167,7 +167,7 @@ def _unpacked(material: bytes) -> tuple[bytes, str]:
             altchars=b"-_",
             validate=True,
         )
-    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
+    except (ValueError, KeyError, TypeError, binascii.Error):
         raise KeyMaterialInvalid(
             "the key_transfer_blob is no JSON with schema_version, header (kid, alg, "
             "enc) and ciphertext in base64url"

@@ -7,7 +7,6 @@ that none do: no failure of an issuer, or of the way to it, lets anybody in.
 """
 
 import http.client
-import json
 import ssl
 import threading
 import time
@@ -22,6 +21,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from hsmvault import telemetry
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import ConfigurationError, IssuerUnavailable
 from hsmvault.regions.issuers import ALGORITHMS, Issuer
 from hsmvault.telemetry import Event
@@ -202,8 +202,8 @@ class IssuerKeys:
         if len(body) > DOCUMENT_BYTES_MAX:
             raise _Unfit(f"{uri[:200]} is longer than {DOCUMENT_BYTES_MAX} bytes")
         try:
-            found = json.loads(body)
-        except (ValueError, RecursionError) as error:
+            found = from_json(body)
+        except ValueError as error:
             raise _Unfit(f"{uri[:200]} is not JSON") from error
         if not isinstance(found, dict):
             raise _Unfit(f"{uri[:200]} is not a JSON object")

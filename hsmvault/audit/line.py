@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.log import packed
 
@@ -62,7 +63,7 @@ def read(raw: bytes) -> Line:
     """Read a line, its end included, or raise IntegrityFailure."""
     body, sealed = raw[:-_SEAL_BYTES], _SEAL.fullmatch(raw[-_SEAL_BYTES:])
     try:
-        fields = json.loads(body + b"}")
+        fields = from_json(body + b"}")
         if sealed is None or type(fields["sequence"]) is not int:
             raise ValueError
     except (ValueError, TypeError, KeyError) as error:

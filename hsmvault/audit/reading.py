@@ -4,13 +4,13 @@ Says nothing of whether they are whole: that is for `audit.verify`.
 """
 
 import heapq
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from hsmvault.audit.files import segments
+from hsmvault.model.decoding import from_json
 
 _POLL_SECONDS: Final = 0.2
 
@@ -58,7 +58,7 @@ def _records(path: Path) -> Iterator[Record]:
 
 def _record(raw: bytes) -> Record | None:
     try:
-        record = json.loads(raw)
+        record = from_json(raw)
     except ValueError:
         return None
     return record if isinstance(record, dict) else None

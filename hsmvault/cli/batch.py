@@ -20,6 +20,7 @@ from hsmvault.cli import bars, files, printing
 from hsmvault.cli.asking import Asking, connected
 from hsmvault.cli.groups import Command
 from hsmvault.client.naming import key_name
+from hsmvault.model.decoding import from_json
 from hsmvault.v1.crypto_service_pb2 import BatchItem, BatchResult
 
 ITEMS_MAX: Final = 1000
@@ -29,7 +30,7 @@ BYTES_MAX: Final = 192 * 1024
 
 def _item(line: bytes, number: int) -> BatchItem:
     try:
-        item = ParseDict(json.loads(line), BatchItem())
+        item = ParseDict(from_json(line), BatchItem())
         kind = item.WhichOneof("operation")
         if kind is None:
             raise ValueError("it names no operation")

@@ -12,6 +12,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from hsmvault.model.decoding import from_json
 from hsmvault.model.errors import BackupInvalid
 from hsmvault.model.log import packed
 from hsmvault.model.stored import WrappedKey
@@ -66,7 +67,7 @@ class KeyBackup:
         try:
             if len(lines) != _LINES:
                 raise ValueError
-            fields = json.loads(lines[1])
+            fields = from_json(lines[1])
             read = cls(
                 vault_id=_text(fields["vault_id"]),
                 region=_text(fields["region"]),
@@ -77,7 +78,7 @@ class KeyBackup:
                 versions=tuple(_version(v) for v in fields["versions"]),
                 signature=bytes.fromhex(lines[2].decode("ascii")),
             )
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             raise BackupInvalid("the backup is cut off, or damaged") from None
         if read.to_bytes() != raw:
             raise BackupInvalid("the backup was edited")

@@ -87,6 +87,15 @@ class RequestMark:
     digest: bytes
     answer: bytes
 
+    def require_repeated(self, digest: bytes) -> None:
+        """Raise InvalidRequest unless the request with that digest is this very one."""
+        if self.digest != digest:
+            raise InvalidRequest(
+                "request_id {request_id!r} was used for another request; choose a "
+                "new one",
+                request_id=self.request_id,
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

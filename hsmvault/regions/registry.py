@@ -9,7 +9,6 @@ from typing import Final
 from hsmvault.model.errors import (
     ChangedMeanwhile,
     IntegrityFailure,
-    InvalidRequest,
     NotFound,
     NotPrimary,
     WrongState,
@@ -144,12 +143,7 @@ class Registry:
         mark = self.store.request(principal, terms.method, terms.request_id)
         if mark is None:
             return None
-        if mark.digest != terms.digest:
-            raise InvalidRequest(
-                "request_id {request_id!r} was used for another request; choose a "
-                "new one",
-                request_id=terms.request_id,
-            )
+        mark.require_repeated(terms.digest)
         return RegionRecord.from_bytes(mark.answer), self.position()
 
     def commit(

@@ -13,7 +13,6 @@ from hsmvault.model.errors import (
     AlreadyExists,
     ChangedMeanwhile,
     EtagMismatch,
-    InvalidRequest,
     LogCompacted,
     StaleEpoch,
 )
@@ -117,12 +116,7 @@ class Writer:
         )
         if mark is None:
             return None
-        if mark.digest != request.digest:
-            raise InvalidRequest(
-                "request_id {request_id!r} was used for another request; choose a "
-                "new one",
-                request_id=request.request_id,
-            )
+        mark.require_repeated(request.digest)
         record = answer.from_bytes(mark.answer)
         position = self._position_of(mark, record.resource) or view.position
         return Found(record, mark.answer, position)

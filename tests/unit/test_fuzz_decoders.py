@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from hsmvault import config
 from hsmvault.api import identity, jwks, tokens
+from hsmvault.audit import line
 from hsmvault.client.profile import Profile
 from hsmvault.hsm import public
 from hsmvault.hsm.transcript import Answer, Offer
@@ -84,6 +85,7 @@ BYTES: Final[Mapping[str, Callable[[bytes], object]]] = {
     "beat of a child": Beat.parse,
     "certificate": identity.read,
     "line of a snapshot": lines.parse,
+    "line of a trail": line.read,
     "public key": public.load,
     **{f"record {k}": partial(records.read, k) for k in Kind},
 }
