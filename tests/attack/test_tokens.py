@@ -549,6 +549,7 @@ def test_a_proxy_of_the_environment_is_not_used(
     issuer: TestIssuer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Nor does the system's store of CAs count: only the one that was named."""
+    issuer.rotate("k1")
     seen: list[str] = []
 
     class Proxy(http.server.BaseHTTPRequestHandler):
