@@ -87,8 +87,14 @@ class Rest(Protocol):
 
     def __next__(self) -> Message: ...
 
+    def give_up(self) -> None:
+        """Let go of what others could have; the next response may be the last.
+
+        From any thread, while another one waits for a response, and more than once.
+        """
+
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Let go of what it holds. By the thread that reads."""
 
 
 @dataclass(slots=True)

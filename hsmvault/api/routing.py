@@ -105,6 +105,6 @@ def _streaming(
     guard: Guard, endpoint: Endpoint, pool: BoundedPool
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     """Make the behaviour of a stream, in `pool`."""
-    behaviour: Any = streaming(guard, endpoint)
+    behaviour: Any = streaming(guard, endpoint, pool)
     behaviour.experimental_thread_pool = pool
     return grpc.unary_stream_rpc_method_handler(behaviour)

@@ -7,16 +7,17 @@ import grpc
 from hsmvault.api.account import Rest, Underway
 from hsmvault.api.dispatch import Endpoint
 from hsmvault.api.guard import Answer, Guard
+from hsmvault.api.pools import BoundedPool, Seat
 from hsmvault.api.status import abort
 
 
 def streaming(
-    guard: Guard, endpoint: Endpoint
+    guard: Guard, endpoint: Endpoint, pool: BoundedPool
 ) -> Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]:
-    """Return what gRPC calls for a stream. It gives two accounts.
+    """Return what gRPC calls, in `pool`, for a stream. It gives two accounts.
 
     One of its beginning, before anything of it is answered, and one of its end. It ends
-    as soon as its caller could not call again.
+    as soon as its caller could not call again, and makes room as soon as they are gone.
     """
 
     def behave(raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
@@ -27,6 +28,7 @@ def streaming(
         rest = told.rest
         try:
             if answer.status is None and rest is not None:
+                _vacated(context, rest, pool.seat)
                 yield answer.response
                 answer = yield from _continued(guard, told.again(), rest)
         finally:
@@ -36,6 +38,21 @@ def streaming(
             abort(context, answer.status)
 
     return behave
+
+
+def _vacated(context: grpc.ServicerContext, rest: Rest, seat: Seat) -> None:
+    """Have a stream make room once its caller is gone, whatever its thread does.
+
+    gRPC says so in the thread in which it takes calls up. So whoever cancels a stream
+    and asks for another one finds room, however busy the thread of the first one is.
+    """
+
+    def gone() -> None:
+        rest.give_up()
+        seat.leave()
+
+    if not context.add_callback(gone):
+        gone()
 
 
 def _continued(

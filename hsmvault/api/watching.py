@@ -154,7 +154,8 @@ class Stream:
         self._ending = ending
         self._left = left
         self._responses = self._all()
-        self._closed = False
+        self._leaving = threading.Lock()
+        self._over = threading.Event()
 
     @property
     def position(self) -> str:
@@ -167,12 +168,18 @@ class Stream:
     def __next__(self) -> pb.WatchResponse:
         return next(self._responses)
 
+    def give_up(self) -> None:
+        """Make room for another one, and end soon. From any thread, any time."""
+        with self._leaving:
+            if self._over.is_set():
+                return
+            self._over.set()
+        self._left()
+
     def close(self) -> None:
-        """Make room for another one. May be called twice."""
-        if not self._closed:
-            self._closed = True
-            self._responses.close()
-            self._left()
+        """Make room for another one. By the thread that reads; may be called twice."""
+        self._responses.close()
+        self.give_up()
 
     def _all(self) -> Generator[pb.WatchResponse, None, None]:
         view = self._seen()
@@ -185,7 +192,8 @@ class Stream:
             if time.monotonic() - told >= self._asked.heartbeat:
                 yield pb.WatchResponse(position=self.position)
                 told = time.monotonic()
-            self._ending.wait(POLL_SECONDS)
+            if self._over.wait(POLL_SECONDS):
+                return
             view = self._seen()
 
     def _seen(self) -> View:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
+from hsmvault.api import watching
+from hsmvault.api.services import Limits
 from hsmvault.model.access_records import AssignmentRecord, RoleDefinitionRecord
 from hsmvault.model.record import Record
 from hsmvault.v1.key_service_pb2 import DeleteKeyRequest
@@ -35,6 +37,7 @@ from tests.support.served import Served, genesis, make_key, served
 
 KINDS = {"ec": "EC", "oct": "oct"}
 OWN, OTHER, DELETED, UNKNOWN = "own", "other", "deleted", "unknown"
+STATES = (OWN, OTHER, DELETED, UNKNOWN)
 THEIRS = (OWN, DELETED, UNKNOWN)
 
 
@@ -108,8 +111,14 @@ def _records() -> Iterator[Record]:
 
 @pytest.fixture(scope="module")
 def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """With room for all streams at once: it learns that one was cancelled when it may.
+
+    Of one holder there are as many as one principal may have.
+    """
+    assert len(STATES) <= watching.PER_PRINCIPAL
     directory = tmp_path_factory.mktemp("north")
-    with served(directory, records=genesis(*_records())) as one:
+    limits = Limits(watching_threads=len(HOLDERS) * len(STATES))
+    with served(directory, records=genesis(*_records()), limits=limits) as one:
         for id_, kind in KINDS.items():
             for state in (OWN, OTHER, DELETED):
                 make_key(one, f"{id_}-{state}", kind)
@@ -127,7 +136,7 @@ def _begun(channel: grpc.Channel, rpc: str, raw: bytes) -> Code:
 
 def _answers(north: Served, rpc: str, row: Row) -> dict[tuple[str, str], Code]:
     """Ask as everybody about everything, many at a time."""
-    states = (OWN, OTHER, DELETED, UNKNOWN) if row.of_a_key else ("",)
+    states = STATES if row.of_a_key else ("",)
     answers: dict[tuple[str, str], Code] = {}
     name = rpc.split(maxsplit=1)[0]
     for holder in HOLDERS:

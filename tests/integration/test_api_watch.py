@@ -398,18 +398,36 @@ def test_watchers_are_bounded_by_principal_and_in_all(tmp_path: Path) -> None:
             assert signed(north.uma, "keys/a").signature
         for stream in (*mine, other):
             stream.stream.cancel()
-        _until(lambda: Watch(north.uma).position)
+        _until(lambda: Watch(north.uma)).stream.cancel()
 
 
-def _until(ask: Callable[[], object]) -> None:
-    """Ask until it is answered: who leaves is noticed within a moment."""
-    done = threading.Event()
-    while not done.wait(0.02):
+def test_a_stream_that_is_cancelled_makes_room_and_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when it looks at the log next time: that is an hour off here."""
+    monkeypatch.setattr(watching, "POLL_SECONDS", 3600)
+    limits = Limits(watching_threads=watching.PER_PRINCIPAL)
+    with served(tmp_path, limits=limits) as north:
+        mine = [Watch(north.uma) for _ in range(watching.PER_PRINCIPAL)]
+        for gone in mine:
+            gone.stream.cancel()
+        # All the threads there are: each must be free again, not only its place.
+        again = [_until(lambda: Watch(north.uma)) for _ in mine]
+        for one in again:
+            one.stream.cancel()
+
+    assert all(one.position for one in again)
+
+
+def _until(ask: Callable[[], Watch]) -> Watch:
+    """Ask until there is room: that somebody left is noticed within a moment."""
+    pause = threading.Event()
+    while True:
         try:
-            assert ask()
-            done.set()
+            return ask()
         except grpc.RpcError as error:
             assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+            pause.wait(0.02)
 
 
 def test_a_partition_that_ends_sends_its_watchers_elsewhere(north: Served) -> None:
