@@ -59,6 +59,17 @@ class StoredRecord:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the state as it was found: its record, or why that is not believed."""
+
+    place: str
+    stored: StoredRecord | None
+    problem: str = ""
+    misfiled: tuple[str, ...] = ()
+    """Columns that queries go by, and that say something else than the record."""
+
+
 def region_key_name(region: str) -> str:
     """Name the key that wraps what rests in `region`."""
     return f"region/{region}"

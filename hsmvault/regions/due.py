@@ -22,6 +22,7 @@ from hsmvault.model.errors import (
 from hsmvault.model.key_records import KeyRecord
 from hsmvault.model.lifecycle import KeyState
 from hsmvault.model.log import Kind, Position
+from hsmvault.model.stored import Row
 from hsmvault.regions.alarms import Alarms
 from hsmvault.regions.clock import TrustedClock
 from hsmvault.regions.ports import LogStore, Workers
@@ -101,11 +102,10 @@ class DueKeys:
             Kind.KEY, before_ms=now, state=state, after=after, limit=PAGE
         ):
             for due_ms, row in rows:
-                after = due_ms, row.resource
-                mark = chore, row.resource
+                after = due_ms, row.place
+                mark = chore, row.place
                 try:
-                    (checked,) = self._registry.checked([row])
-                    key = KeyRecord.from_bytes(checked.record)
+                    key = self._key(row)
                 except IntegrityFailure as error:
                     # Whoever edits one row must not keep all other keys for ever.
                     seen.add(mark)
@@ -116,6 +116,12 @@ class DueKeys:
                 # Only the record is vouched for; the index may have been edited.
                 if key.due_ms <= now:
                     yield key
+
+    def _key(self, row: Row) -> KeyRecord:
+        if row.stored is None:
+            raise IntegrityFailure("{problem}", problem=row.problem)
+        (checked,) = self._registry.checked([row.stored])
+        return KeyRecord.from_bytes(checked.record)
 
     def _turn(self, chore: Chore, key: KeyRecord) -> bool:
         """Do one key's chore, unless it has just failed."""

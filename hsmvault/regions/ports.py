@@ -12,7 +12,7 @@ from typing import Protocol
 from hsmvault.model.audit_records import AuditHead
 from hsmvault.model.log import Entry, Head, Kind, Position
 from hsmvault.model.orders import RemovalOrder, Terms
-from hsmvault.model.stored import StoredRecord, WrappedKey
+from hsmvault.model.stored import Row, StoredRecord, WrappedKey
 from hsmvault.model.vault_records import EpochRecord
 from hsmvault.store.lines import RequestAt, SnapshotItem
 from hsmvault.vault.ports import Material, ReplicationState, Store
@@ -184,7 +184,7 @@ class LogStore(Store, Protocol):
         state: str,
         after: tuple[int, str] = (0, ""),
         limit: int = 100,
-    ) -> list[tuple[int, StoredRecord]]:
+    ) -> list[tuple[int, Row]]:
         """State of one kind whose `due_ms` has come by the index, and when that was."""
 
     def apply(

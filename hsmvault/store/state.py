@@ -6,6 +6,7 @@ set back, taken from another place, or stated again by a later entry is noticed,
 where its MAC is a good one. Of what lies before the log's base, the MAC alone speaks.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -29,6 +30,7 @@ from hsmvault.model.errors import IntegrityFailure
 from hsmvault.model.key_records import KeyRecord, TombstoneRecord
 from hsmvault.model.log import Kind
 from hsmvault.model.records import read
+from hsmvault.model.stored import Row as Found
 from hsmvault.model.stored import StoredRecord
 from hsmvault.store import counts
 from hsmvault.store import log as history
@@ -92,6 +94,11 @@ ROWS: Final = select(
 ).select_from(state.outerjoin(_entry, _entry.c.idx == state.c.idx))
 """State rows, each with what the log says of it."""
 
+FILED: Final = ("version", "life", "due")
+"""Columns that queries go by and no MAC is over. `parent` is one, too; each read
+compares it."""
+
+_KINDS: Final = frozenset(Kind)
 _ONE: Final = ROWS.where(state.c.place == bindparam("at"))
 _LAST: Final = (
     select(log.c.idx, log.c.kind)
@@ -200,8 +207,8 @@ def past(prefix: str) -> str:
 def checked(connection: Connection, row: Row[*tuple[Any, ...]]) -> StoredRecord:
     """Take a row that the log agrees with, or raise IntegrityFailure."""
     r = row._mapping  # noqa: SLF001  SQLAlchemy's public name for it
-    kind, resource, index = Kind(r["kind"]), str(r["resource"]), int(r["idx"])
-    stored = StoredRecord(kind, resource, r["revision"], r["record"], r["mac"], index)
+    stored = _laid_out(r)
+    kind, resource, index = stored.kind, stored.resource, stored.index
     entombed = kind is Kind.TOMBSTONE
     # A tombstone is believed by its own entry, since its name may live again.
     last = index if entombed and r["agrees"] is not None else r["last"]
@@ -223,6 +230,34 @@ def checked(connection: Connection, row: Row[*tuple[Any, ...]]) -> StoredRecord:
             resource=resource,
         )
     return stored
+
+
+def found(connection: Connection, row: Row[*tuple[Any, ...]]) -> Found:
+    """Tell what a row holds, or why it is not believed: the others are, all the same.
+
+    What is filed wrongly is told where the row brings the columns that queries go by.
+    """
+    r = row._mapping  # noqa: SLF001  SQLAlchemy's public name for it
+    place = str(r["place"])
+    try:
+        stored = checked(connection, row)
+        wanted = row_of(stored, index=stored.index)
+    except IntegrityFailure as error:
+        return Found(place, None, str(error))
+    misfiled = [name for name in FILED if name in r and r[name] != wanted[name]]
+    return Found(place, stored, misfiled=tuple(misfiled))
+
+
+def _laid_out(r: Mapping[str, Any]) -> StoredRecord:
+    """Take a row's columns for what they should be: SQLite keeps anything in any."""
+    types = (str, int, bytes, bytes, int)
+    values = [r[name] for name in ("resource", "revision", "record", "mac", "idx")]
+    if r["kind"] not in _KINDS or [type(value) for value in values] != [*types]:
+        raise IntegrityFailure(
+            "the state at {place} does not read; it was changed in the store itself",
+            place=r["place"],
+        )
+    return StoredRecord(Kind(r["kind"]), *values)
 
 
 def _goes_on(

@@ -14,7 +14,7 @@ from sqlalchemy import Select, delete, select
 
 from hsmvault.model.errors import TwoHistories, VaultError
 from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, RequestMark
-from hsmvault.model.stored import StoredRecord, WrappedKey
+from hsmvault.model.stored import Row, StoredRecord, WrappedKey
 from hsmvault.model.vault_records import EpochRecord
 from hsmvault.store import apply as following
 from hsmvault.store import commit as writing
@@ -171,18 +171,18 @@ class Store(Counting):
         state: str,
         after: tuple[int, str] = (0, ""),
         limit: int = 100,
-    ) -> list[tuple[int, StoredRecord]]:
+    ) -> list[tuple[int, Row]]:
         """State of one kind that is due by the index, the longest due first.
 
         Each with its time there, which no MAC is over; `after` is that time and the
-        resource of the last one of the page before.
+        place of the last one of the page before. What is not believed is among them.
         """
         query = records.due(
             kind=kind, before_ms=before_ms, after=after, limit=limit, life=state
         )
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-            return [(row.due, records.checked(connection, row)) for row in rows]
+            return [(row.due, records.found(connection, row)) for row in rows]
 
     def _rows(self, query: Select[*tuple[Any, ...]]) -> list[StoredRecord]:
         with self._database.reading() as connection:

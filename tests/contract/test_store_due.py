@@ -16,7 +16,7 @@ MONTHLY = Rotation(after_create_ms=28 * DAY_MS, since_ms=NOW)
 
 def _due(store: Store, state: KeyState, before_ms: int) -> list[str]:
     rows = store.due(Kind.KEY, before_ms=before_ms, state=state)
-    return [row.resource for _, row in rows]
+    return [row.place for _, row in rows]
 
 
 def _deleted(author: Author, name: str, days: int) -> KeyRecord:
@@ -76,8 +76,8 @@ def test_what_is_due_is_read_in_pages(store: Store) -> None:
         Kind.KEY, before_ms=NOW * 2, state="DELETED", after=after, limit=1
     ):
         ((due_ms, row),) = rows
-        pages.append(row.resource)
-        after = due_ms, row.resource
+        pages.append(row.place)
+        after = due_ms, row.place
 
     assert pages == ["keys/k0", "keys/k1", "keys/k2"]
 

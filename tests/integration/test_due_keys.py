@@ -494,16 +494,31 @@ def test_one_key_that_fails_does_not_keep_the_others_waiting(world: World) -> No
     assert world.after(28) == ["rotate keys/b"]
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "mac = zeroblob(32)",
+        "mac = 'text'",
+        "record = record || zeroblob(1)",
+        "revision = 'text'",
+        "idx = 1",
+        "idx = 'text'",
+        "parent = 'keys/b'",
+    ],
+)
 def test_a_row_that_was_edited_keeps_no_other_key_waiting(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, edit: str
 ) -> None:
-    """By whoever writes to the store, and has no session in the HSM."""
+    """By whoever writes to the store, and has no session in the HSM.
+
+    SQLite keeps anything in any column: what is no number, and no bytes, too.
+    """
     for key in ("a", "b"):
         make_key(world.one, key)
         world.policy(key, rotate_after_create=28)
     with closing(sqlite3.connect(tmp_path / "north.db")) as connection:
         edited = connection.execute(
-            "UPDATE state SET mac = zeroblob(32) WHERE place = 'keys/a'"
+            f"UPDATE state SET {edit} WHERE place = 'keys/a'"  # noqa: S608
         ).rowcount
         connection.commit()
 
