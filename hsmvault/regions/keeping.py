@@ -1,16 +1,17 @@
-"""The pool manager's thread that rotates and sweeps, while its region is primary."""
+"""The pool manager's thread that looks at the store, and at what is due.
+
+The store is looked at in every region; only a primary rotates and sweeps.
+"""
 
 import threading
 from collections.abc import Callable
-from typing import Final
 
 from hsmvault.model.errors import Overloaded, Unavailable, VaultError
 from hsmvault.regions.alarms import Alarms
 from hsmvault.regions.clock import TrustedClock
 from hsmvault.regions.due import DueKeys
+from hsmvault.regions.inspection import Inspection
 from hsmvault.telemetry import Event, report
-
-_ALARM: Final = "upkeep"
 
 
 class Keeping:
@@ -19,6 +20,7 @@ class Keeping:
     def __init__(
         self,
         due: DueKeys,
+        inspection: Inspection,
         clock: TrustedClock,
         alarms: Alarms,
         *,
@@ -27,6 +29,7 @@ class Keeping:
     ) -> None:
         """Put it together. `every`: seconds between two rounds."""
         self._due = due
+        self._inspection = inspection
         self._clock = clock
         self._alarms = alarms
         self._reigns = reigns
@@ -46,17 +49,22 @@ class Keeping:
 
     def _run(self) -> None:
         while not self._ending.wait(self._every):
-            try:
-                self._round()
-                self._alarms.clear(_ALARM)
-            except (Unavailable, Overloaded) as error:
-                report(Event.JOB_FAILED, job=_ALARM, problem=str(error))
-            except VaultError as error:
-                # Above all a record that does not verify: nothing is done by it.
-                self._alarms.sound(_ALARM, str(error))
-                report(Event.JOB_FAILED, job=_ALARM, problem=str(error))
+            self._try("upkeep", self._keep)
+            # Whatever keeps the one from its work does not keep the other.
+            self._try("inspection", self._inspection.step)
 
-    def _round(self) -> None:
+    def _try(self, job: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+            self._alarms.clear(job)
+        except (Unavailable, Overloaded) as error:
+            report(Event.JOB_FAILED, job=job, problem=str(error))
+        except VaultError as error:
+            # Above all a record that does not verify: nothing is done by it.
+            self._alarms.sound(job, str(error))
+            report(Event.JOB_FAILED, job=job, problem=str(error))
+
+    def _keep(self) -> None:
         # Also where nothing is due here: a jump has to be seen when it happens.
         self._clock.look()
         if self._reigns():

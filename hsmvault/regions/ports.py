@@ -187,6 +187,15 @@ class LogStore(Store, Protocol):
     ) -> list[tuple[int, Row]]:
         """State of one kind whose `due_ms` has come by the index, and when that was."""
 
+    def rows(self, *, after: str = "", limit: int = 100) -> list[Row]:
+        """Rows of all kinds, ordered by place, each with what is wrong about it."""
+
+    def file_again(self, stored: StoredRecord) -> bool:
+        """Derive the columns that queries go by from a checked record."""
+
+    def gone(self, after: int, upto: int) -> list[str]:
+        """Resources whose state is missing, though the log's entries there made it."""
+
     def apply(
         self,
         entries: Sequence[Entry],

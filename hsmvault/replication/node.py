@@ -23,6 +23,7 @@ from hsmvault.regions.caught_up import CaughtUp
 from hsmvault.regions.clock import TrustedClock
 from hsmvault.regions.due import DueKeys
 from hsmvault.regions.heads import Anchors, HeadSigner
+from hsmvault.regions.inspection import Inspection
 from hsmvault.regions.keeping import Keeping
 from hsmvault.regions.operations import Operations
 from hsmvault.regions.ports import (
@@ -181,20 +182,21 @@ class Node:
         )
 
     def _make_keeping(self) -> Keeping:
-        means = self._means
+        means, registry, alarms = self._means, self._registry, self.alarms
         due = DueKeys(
             self._store,
-            self._registry,
+            registry,
             means.workers,
             clock=self._clock,
             wall=means.clock,
             boot=means.boot,
-            alarms=self.alarms,
+            alarms=alarms,
         )
         return Keeping(
             due,
+            Inspection(self._store, registry, boot=means.boot, alarms=alarms),
             self._clock,
-            self.alarms,
+            alarms,
             reigns=self._reigns,
             every=means.timings.upkeep,
         )

@@ -6,13 +6,13 @@ set back, taken from another place, or stated again by a later entry is noticed,
 where its MAC is a good one. Of what lies before the log's base, the MAC alone speaks.
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    RowMapping,
     Select,
     and_,
     bindparam,
@@ -248,7 +248,7 @@ def found(connection: Connection, row: Row[*tuple[Any, ...]]) -> Found:
     return Found(place, stored, misfiled=tuple(misfiled))
 
 
-def _laid_out(r: Mapping[str, Any]) -> StoredRecord:
+def _laid_out(r: RowMapping) -> StoredRecord:
     """Take a row's columns for what they should be: SQLite keeps anything in any."""
     types = (str, int, bytes, bytes, int)
     values = [r[name] for name in ("resource", "revision", "record", "mac", "idx")]

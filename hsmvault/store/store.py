@@ -21,14 +21,14 @@ from hsmvault.store import commit as writing
 from hsmvault.store import log, snapshot, wrapped
 from hsmvault.store import state as records
 from hsmvault.store.changes import Change, Expect
-from hsmvault.store.counting import Counting
 from hsmvault.store.database import Database, open_database
+from hsmvault.store.inspecting import Inspecting
 from hsmvault.store.lines import RequestAt, SnapshotItem, line
 from hsmvault.store.migrate import prepare
 from hsmvault.store.schema import staged
 
 
-class Store(Counting):
+class Store(Inspecting):
     """The log and the state. Safe to call from any thread.
 
     A `guard` runs under the write lock: it may read, and must not write.

@@ -1,7 +1,9 @@
 """An extended region follows: a snapshot, then the log, over real links with mTLS."""
 
 import dataclasses
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -12,11 +14,12 @@ from hsmvault.model.errors import (
     Unavailable,
 )
 from hsmvault.model.key_records import VersionRecord
-from hsmvault.model.lifecycle import RegionState, VersionState
+from hsmvault.model.lifecycle import KeyState, RegionState, VersionState
 from hsmvault.model.log import Kind
 from hsmvault.replication import snapshot
 from hsmvault.replication.node import Node
 from tests.support.nodes import (
+    QUICK,
     Cable,
     TestVault,
     added,
@@ -315,3 +318,24 @@ def test_the_newest_head_is_anchored_in_every_partition(vault: TestVault) -> Non
     for region in (vault.north, south):
         head = region.store.head()
         assert [hsm.anchor for hsm in region.hsms.values()] == [head] * 3
+
+
+def test_a_region_that_only_follows_looks_for_rows_that_were_hidden_too(
+    vault: TestVault,
+) -> None:
+    """It lists keys by the same columns, and may be the primary one day.
+
+    The attacker writes to its store, and has no session in its HSM.
+    """
+    vault.north.create("k")
+    with two_regions(vault) as (_, south, _extended):
+        until(lambda: south.index == vault.north.index)
+    with closing(sqlite3.connect(south.directory / "vault.db")) as file:
+        file.execute("UPDATE state SET life = 'DELETED' WHERE place = 'keys/k'")
+        file.commit()
+    assert not south.store.states(Kind.KEY, state=KeyState.ACTIVE)
+
+    with south.node(dataclasses.replace(QUICK, upkeep=0.05)) as extended:
+        until(lambda: any("keys/k" in told for told in extended.replication().alarms))
+
+    assert south.store.states(Kind.KEY, state=KeyState.ACTIVE)
