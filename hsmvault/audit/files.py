@@ -21,13 +21,17 @@ def path_of(directory: Path, process: str, number: int) -> Path:
     return directory / f"{process}-{number:06}.jsonl"
 
 
-def segments(directory: Path) -> dict[str, list[tuple[int, Path]]]:
-    """Every process's segments that are there, in their order."""
-    found: dict[str, list[tuple[int, Path]]] = defaultdict(list)
-    for path in directory.iterdir():
-        if name := _NAME.fullmatch(path.name):
-            found[name[1]].append((int(name[2]), path))
-    return {process: sorted(found[process]) for process in sorted(found)}
+def segments(*directories: Path) -> dict[str, list[tuple[int, Path]]]:
+    """Every process's segments that are there, in their order.
+
+    What is in several directories is of the first one that has it.
+    """
+    found: dict[str, dict[int, Path]] = defaultdict(dict)
+    for directory in directories:
+        for path in directory.iterdir():
+            if name := _NAME.fullmatch(path.name):
+                found[name[1]].setdefault(int(name[2]), path)
+    return {process: sorted(found[process].items()) for process in sorted(found)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class Segment:
         self.size = size
         self._torn = True
         if not size:
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
 
     def append(self, line: bytes) -> None:
         """Write a line at the end, or raise OSError and leave the file as it was."""
@@ -93,7 +97,8 @@ class Segment:
         os.close(self._fd)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Have the disk keep which files there are."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

@@ -52,13 +52,15 @@ def verify(
     vault_id: str,
     region: str,
     heads: Iterable[Held] = (),
+    archives: Iterable[Path] = (),
     archived: bool = False,
 ) -> list[Verified]:
     """Verify every trail in a region's directory against itself and against heads.
 
-    `archived`: older files were moved elsewhere, so a trail may begin with any.
+    `archives`: where older files were moved to; they are verified, too. `archived`:
+    they are out of reach, so a trail may begin with any.
     """
-    known = segments(directory) if directory.is_dir() else {}
+    known = segments(*(one for one in (directory, *archives) if one.is_dir()))
     wanted: dict[str, list[Held]] = {process: [] for process in known}
     for held in heads:
         wanted.setdefault(held.head.process, []).append(held)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from hsmvault.audit import reading
+from hsmvault.audit import archiving, reading
 from hsmvault.audit.line import encode
 from hsmvault.audit.verify import Held, Verified
 from hsmvault.cli import printing
@@ -34,6 +34,7 @@ def audit() -> None:
     examples=[
         "hsmvault audit verify regions/north",
         "hsmvault audit verify regions/north --against south --profile ada.json",
+        "hsmvault audit verify regions/north --archive /mnt/archive/north",
     ],
 )
 @click.argument("directory", type=_DIRECTORY)
@@ -49,10 +50,26 @@ def audit() -> None:
     envvar="HSMVAULT_PROFILE",
     help="To ask it: an Administrator's or an Auditor's.",
 )
-@click.option("--archived", is_flag=True, help="Older files were moved elsewhere.")
+@click.option(
+    "--archive",
+    "archives",
+    type=_DIRECTORY,
+    multiple=True,
+    help="Where older files were moved to; they are verified, too.",
+)
+@click.option(
+    "--archived",
+    is_flag=True,
+    help="Older files are out of reach: begin with the first that is here.",
+)
 @output_option
-def verify(
-    directory: Path, against: str, profile: Path | None, archived: bool, output: str
+def verify(  # noqa: PLR0917  # click gives them by name
+    directory: Path,
+    against: str,
+    profile: Path | None,
+    archives: tuple[Path, ...],
+    archived: bool,
+    output: str,
 ) -> None:
     """Tell whether every record of a region's processes stands as it was written.
 
@@ -65,7 +82,7 @@ def verify(
     if against and profile is None:
         raise click.UsageError("--against needs --profile: who asks that region?")
     held = _asked(directory, against, profile) if against and profile else []
-    found = verify_region(directory, held, archived=archived)
+    found = verify_region(directory, held, archives=archives, archived=archived)
     if output == "json":
         printing.dump([_plain(one) for one in found])
     else:
@@ -74,6 +91,24 @@ def verify(
     if any(one.findings for one in found):
         raise SystemExit(1)
     printing.note("every record stands as it was written")
+
+
+@audit.command(
+    cls=Command,
+    examples=["hsmvault audit archive regions/north /mnt/archive/north"],
+)
+@click.argument("directory", type=_DIRECTORY)
+@click.argument("target", type=click.Path(file_okay=False, path_type=Path))
+def archive(directory: Path, target: Path) -> None:
+    """Move the older files of a region's trails to TARGET, also while it runs.
+
+    What each process goes on from stays. Verify all of it afterwards by
+    hsmvault audit verify DIRECTORY --archive TARGET.
+    """
+    moved = archiving.archive(Layout(directory.absolute()).audit, target)
+    for path in moved:
+        click.echo(path)
+    printing.note(f"{len(moved)} files were moved to {target}")
 
 
 def _asked(directory: Path, region: str, profile: Path) -> list[Held]:

@@ -15,10 +15,15 @@ from hsmvault.store.store import Store
 
 
 def verify_region(
-    directory: Path, held: Iterable[Held] = (), *, archived: bool = False
+    directory: Path,
+    held: Iterable[Held] = (),
+    *,
+    archives: Iterable[Path] = (),
+    archived: bool = False,
 ) -> list[Verified]:
     """Verify every trail of a region, by its own log's heads and by those `held`.
 
+    `archives`: where its older files were moved to; `archived`: they are out of reach.
     Signatures are checked by the identity keys on the region's card: what is not signed
     by one of its partitions is a finding, and proves nothing.
     """
@@ -43,6 +48,7 @@ def verify_region(
         vault_id=card.vault_id,
         region=card.region,
         heads=good,
+        archives=archives,
         archived=archived,
     )
     for one in bad:

@@ -29,9 +29,10 @@ def _signs_heads_every_second(region: LiveRegion) -> None:
 
 
 def _verify(
-    directory: Path, vault: LiveVault, *, against: str = ""
+    directory: Path, vault: LiveVault, *, against: str = "", archive: Path | None = None
 ) -> tuple[int, dict[str, Any]]:
     asked = ["--against", against] if against else []
+    asked += ["--archive", str(archive)] if archive else []
     files = vault.admin
     profile = vault.directory / "admin.json"
     known = {"endpoints": [vault.north.endpoint], "ca": str(files.ca)}
@@ -153,12 +154,23 @@ def test_au_07_trails_of_two_regions_are_signed_held_by_each_other_and_verified(
         assert code == 0
         assert all(found[p]["signed"] == found[p]["last"] for p in ("p0", "p1", "p2"))
 
+        _au_06_an_archive_is_verified_with_the_rest(vault, tmp_path / "away")
+
         # Who can write files and store puts both back to before: south knows better.
         _cut(vault.north)
         code, found = _verify(vault.north.layout.directory, vault)
         assert code == 1
         assert "its end was cut off" in found["p0"]["findings"][0]["what"]
         vault.close()
+
+
+def _au_06_an_archive_is_verified_with_the_rest(vault: LiveVault, away: Path) -> None:
+    away.mkdir()
+    shutil.move(vault.north.layout.audit / "p1-000001.jsonl", away)
+
+    assert _verify(vault.north.layout.directory, vault)[0] == 1
+    code, found = _verify(vault.north.layout.directory, vault, archive=away)
+    assert (code, found["p1"]["signed"]) == (0, found["p1"]["last"])
 
 
 def _cut(region: LiveRegion) -> None:

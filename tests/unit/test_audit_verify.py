@@ -1,7 +1,7 @@
 """A trail that is not as its process wrote it is found out, and where."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -55,9 +55,12 @@ def _head(directory: Path, sequence: int = 0) -> Held:
     return Held(head, "region south")
 
 
-def _findings(directory: Path, *heads: Held, archived: bool = False) -> list[Finding]:
+def _findings(
+    directory: Path, *heads: Held, archives: Sequence[Path] = (), archived: bool = False
+) -> list[Finding]:
+    where = {"vault_id": VAULT, "region": "north"}
     found = verify(
-        directory, vault_id=VAULT, region="north", heads=heads, archived=archived
+        directory, **where, heads=heads, archives=archives, archived=archived
     )
     return [finding for one in found for finding in one.findings]
 
@@ -202,6 +205,23 @@ def test_older_files_may_be_kept_elsewhere_if_one_says_so(trail: Path) -> None:
 
     assert _findings(trail)
     assert _findings(trail, _head(trail), archived=True) == []
+
+
+def test_au_06_a_head_vouches_for_a_file_that_was_moved_away(
+    trail: Path, tmp_path: Path
+) -> None:
+    """Rewritten with its chain, as whoever can write the archive may do."""
+    away = tmp_path / "away"
+    away.mkdir()
+    first = _files(trail)[0]
+    head = _head(trail, len(first.read_bytes().splitlines()))
+    first.rename(away / first.name)
+    whole = _findings(trail, head, archives=[away])
+
+    _rewrite(away / first.name, list.pop)
+
+    assert whole == []
+    assert _findings(trail, head, archives=[away])
 
 
 def test_what_is_being_written_is_no_finding(trail: Path) -> None:
