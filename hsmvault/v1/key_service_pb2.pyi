@@ -34,7 +34,10 @@ class CreateKeyRequest(_message.Message):
     key_id: _builtins.str
     """The id that becomes part of the name: `keys/{key_id}`."""
     request_id: _builtins.str
-    """If set, repeating the request with the same id gives the same answer."""
+    """If set, repeating the request with the same id gives the same answer: by the same
+    caller, in any region, for as long as the vault lives. For another request of that
+    method the id is refused; it is never free again.
+    """
     validate_only: _builtins.bool
     """Decide as if it were meant, and change nothing (AIP-163)."""
     @_builtins.property
