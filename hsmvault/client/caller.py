@@ -1,5 +1,6 @@
 """What every typed call goes through: its options, its position, its request id."""
 
+import re
 import threading
 import uuid
 from collections.abc import Callable, Generator
@@ -11,6 +12,7 @@ from hsmvault.client.endpoint import Metadata
 from hsmvault.client.failover import Failover
 from hsmvault.client.methods import A, Method, Q, Repeat
 from hsmvault.client.topology import position_of
+from hsmvault.model.errors import InvalidRequest
 from hsmvault.model.log import Position
 from hsmvault.v1.resources_pb2 import Durability
 
@@ -135,11 +137,22 @@ def _complete(request: Message, options: WriteOptions) -> None:
 
 
 def durability(wanted: Durability | int | str) -> Durability:
-    """Read a level: `REGION`, `ALL_REGIONS`, or a number of extended regions."""
+    """Read a level: `REGION`, `ALL_REGIONS`, or a number of extended regions.
+
+    Raises InvalidRequest for another word: whoever asked for more must not get less.
+    """
     if isinstance(wanted, Durability):
         return wanted
     if isinstance(wanted, int):
         return Durability(regions=wanted)
     if wanted == "ALL_REGIONS":
         return ALL_REGIONS
-    return Durability(regions=int(wanted) if wanted.isdigit() else 0)
+    if wanted == "REGION":
+        return Durability()
+    if not re.fullmatch(r"[0-9]{1,4}", wanted):
+        raise InvalidRequest(
+            "durability is REGION, ALL_REGIONS or a number of extended regions, not "
+            "{given}",
+            given=repr(wanted[:50]),
+        )
+    return Durability(regions=int(wanted))

@@ -8,7 +8,7 @@ import google_crc32c
 
 from hsmvault.client import methods
 from hsmvault.client.caller import Caller, Options
-from hsmvault.client.naming import key_name
+from hsmvault.client.naming import expected_name, key_name
 from hsmvault.model.errors import IntegrityFailure, InvalidRequest
 from hsmvault.v1 import crypto_service_pb2 as messages
 
@@ -59,8 +59,8 @@ class Crypto:
         """Sign a digest, or a message, which is hashed here and never sent.
 
         HS* takes messages only, and they are sent: the key is in the vault. Refused
-        when another version of the key is current than `expected_version`, here and
-        wherever something is made.
+        when another version of the key is current than `expected_version`, a name or
+        an id, here and wherever something is made.
         """
         digest, data = _signed(algorithm, digest, message)
         request = messages.SignRequest(
@@ -69,7 +69,7 @@ class Crypto:
             digest=digest,
             data=data,
             digest_crc32c=google_crc32c.value(digest or data),
-            expected_version=expected_version,
+            expected_version=expected_name(name, expected_version),
         )
         answer = self._caller.call(methods.SIGN, request, **options)
         if answer.verified_digest_crc32c:
@@ -122,7 +122,7 @@ class Crypto:
             encryption_context=context,
             plaintext_crc32c=google_crc32c.value(plaintext),
             additional_authenticated_data_crc32c=google_crc32c.value(aad),
-            expected_version=expected_version,
+            expected_version=expected_name(name, expected_version),
         )
         answer = self._caller.call(methods.ENCRYPT, request, **options)
         if answer.verified_plaintext_crc32c:
@@ -209,7 +209,7 @@ class Crypto:
             plaintext=plaintext,
             encryption_context=context,
             plaintext_crc32c=google_crc32c.value(plaintext),
-            expected_version=expected_version,
+            expected_version=expected_name(name, expected_version),
         )
         answer = self._caller.call(methods.WRAP_KEY, request, **options)
         if answer.verified_plaintext_crc32c:
@@ -260,7 +260,7 @@ class Crypto:
             bytes=size,
             without_plaintext=without_plaintext,
             encryption_context=context,
-            expected_version=expected_version,
+            expected_version=expected_name(name, expected_version),
         )
         answer = self._caller.call(methods.GENERATE_DATA_KEY, request, **options)
         if answer.wrapped_crc32c:

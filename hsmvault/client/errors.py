@@ -94,7 +94,17 @@ def from_rpc(call: grpc.RpcError) -> VaultError:
     if not message:
         message = call.details() or code.name
     kind = by_reason(reason) or GROUPS.get(code, Incident)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LONG in message:
+        # gRPC's own answer, which comes before the vault's: waiting helps nobody.
+        kind, message = errors.TooLarge, _MUCH_TOO_LONG
     return complete(kind, message, facts)
+
+
+_TOO_LONG: Final = "Received message larger than max"
+_MUCH_TOO_LONG: Final = (
+    "the request is longer than the vault reads at all; most take 64 KiB: encrypt more "
+    "than that with a data key: hsmvault crypto data-key"
+)
 
 
 _HANDSHAKE: Final = (

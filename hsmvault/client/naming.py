@@ -13,6 +13,14 @@ def key_name(name: str) -> str:
     return name if name.startswith("keys/") else f"keys/{name}"
 
 
+def expected_name(name: str, version: str) -> str:
+    """Return the full name of a version that is given so, or by its id alone."""
+    if not version or "/" in version:
+        return version
+    key = key_name(name).partition("/versions/")[0]
+    return f"{key}/versions/{version}"
+
+
 def timestamp(when: dt.datetime) -> Timestamp:
     """Convert; a time without zone is refused, because it would mean another."""
     if when.tzinfo is None:

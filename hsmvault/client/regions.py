@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from hsmvault.client import methods
 from hsmvault.client.caller import Caller, Options, WriteOptions
-from hsmvault.model.errors import RegionNotReady
+from hsmvault.model.errors import NotFound, RegionNotReady
 from hsmvault.v1 import region_service_pb2 as messages
 from hsmvault.v1.resources_pb2 import Region
 
@@ -92,7 +92,7 @@ class Regions:
         """Yield a region and its percentage until it has arrived somewhere.
 
         Ends with SUCCEEDED or PURGED; raises RegionNotReady if it failed, or if the
-        time is over.
+        time is over, and NotFound if there is none of that name.
         """
         wanted = region_name(name)
         ends = time.monotonic() + seconds
@@ -118,7 +118,7 @@ class Regions:
         for region in self.list(purged=True, **options):
             if region.name == name:
                 return region
-        raise RegionNotReady("the vault knows no {region}", region=name)
+        raise NotFound("there is no {region}; see `hsmvault region list`", region=name)
 
     def _percent(self, name: str, **options: Unpack[Options]) -> int:
         for status in self.status(**options).regions:

@@ -43,7 +43,7 @@ class Roles:
         raise NotFound(
             "there is no role {title!r}; there are {known}",
             title=title,
-            known=", ".join(r.title for r in known),
+            known=", ".join(sorted(r.title for r in known)),
         )
 
     def define(

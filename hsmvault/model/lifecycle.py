@@ -62,10 +62,10 @@ def after(state: KeyState, step: Step, *, name: object) -> KeyState:
     moved = NEXT.get((state, step))
     if moved is None:
         raise WrongState(
-            "{name} is {state}, so it cannot {step}: {way_out}",
+            "{name} is {state}, so it cannot be {stepped}: {way_out}",
             name=name,
             state=state,
-            step=step,
+            stepped=f"{step.removesuffix('e')}ed",
             way_out=_WAY_OUT.get((state, step), "it is gone"),
         )
     return moved

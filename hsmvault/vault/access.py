@@ -246,7 +246,7 @@ def _require_room(access: Access, scope: Scope) -> None:
     if taken >= most:
         raise LimitReached(
             "there are {most} assignments at {scope}, and no more fit; remove one "
-            "first: hsmvault role unassign",
+            "first: hsmvault role revoke",
             most=most,
             scope=scope.path,
         )

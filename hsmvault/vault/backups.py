@@ -5,7 +5,7 @@ wrapped in it was wrapped for regions of this vault, and only they open it.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from hsmvault.model.backup import BACKUP_BYTES, BackedUp, KeyBackup
 from hsmvault.model.errors import (
@@ -30,6 +30,12 @@ from hsmvault.vault.view import View
 from hsmvault.vault.writing import Draft, Request, Writer
 
 Wrapped: TypeAlias = tuple[WrappedKey, bytes]
+
+_IN_PLACE: Final = (
+    "a backup restores under the name that it was made of, and only when that is "
+    "free: for the backup to take its place, hsmvault key delete, then hsmvault key "
+    "purge"
+)
 
 
 class Verifier(Protocol):
@@ -135,7 +141,7 @@ class Backups:
             # 1. It is ours, whole, and its name is free.
             self._require_ours(backup, view)
             key, versions = _records(backup)
-            self.maker.require_free(KeyName.parse(key.name))
+            self.maker.require_free(KeyName.parse(key.name), _IN_PLACE)
             # 2. The records: another incarnation, since the former one has its grave.
             now, incarnation = self.clock(), self.maker.new_id()
             fresh = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.errors import AlreadyExists, KeyNotEnabled, NotDue, NotFound
@@ -21,6 +21,10 @@ from hsmvault.vault.writing import Draft, Request, Writer, require_etag
 
 Source: TypeAlias = Callable[[str, Sequence[str]], Generated]
 """Gives the material of a version, wrapped for each region."""
+
+_RENAME: Final = (
+    "choose another name, or make a new version of it with hsmvault key rotate"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +223,11 @@ class KeyMaker:
             self.hsm.self_test(material)
         return _Made(replace(new, public_key=generated.public_key), wrapped)
 
-    def require_free(self, name: KeyName) -> None:
-        """Raise AlreadyExists if a key has this name, live or deleted."""
+    def require_free(self, name: KeyName, way_out: str = _RENAME) -> None:
+        """Raise AlreadyExists if a key has this name, live or deleted.
+
+        `way_out` is what can be done about one that is live.
+        """
         held = self.memory.key(f"keys/{name.folded}")
         if held is None:
             return
@@ -231,11 +238,7 @@ class KeyMaker:
                 "recover, or end it with hsmvault key purge",
                 name=taken.name,
             )
-        raise AlreadyExists(
-            "{name} exists; choose another name, or make a new version of it with "
-            "hsmvault key rotate",
-            name=taken.name,
-        )
+        raise AlreadyExists("{name} exists; " + way_out, name=taken.name)
 
     def _rotatable(self, name: KeyName, etag: str) -> Found[KeyRecord]:
         held = self.memory.key(f"keys/{name.folded}")

@@ -142,7 +142,7 @@ def require_fits(plan: Plan, plaintext: bytes, *, most: int) -> None:
     if len(plaintext) > most:
         raise TooLarge(
             "{algorithm} with a key of type {spec} takes at most {most} bytes, not "
-            "{given}; encrypt the data with a data key: hsmvault data-key generate",
+            "{given}; encrypt the data with a data key: hsmvault crypto data-key",
             algorithm=plan.algorithm,
             spec=spec,
             most=most,

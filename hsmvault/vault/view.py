@@ -165,7 +165,7 @@ class Access:
             )
         raise AccessDenied(
             "{principal} lacks {permission} at {scope}; an Administrator can grant it: "
-            "hsmvault role assign",
+            "hsmvault role assign {principal} ROLE --scope {scope}",
             principal=who,
             permission=permission,
             scope=resource,

@@ -1,15 +1,24 @@
 """What the documents tell people to type exists."""
 
+import ast
 import re
 import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import click
 import pytest
 
+from hsmvault.cli.main import cli
 from tests.architecture.commands import misunderstood
 from tests.architecture.house import HOUSE, shown
 
-DOCUMENTS = [HOUSE / "README.md", HOUSE / "ARCHITECTURE.md"]
+DOCUMENTS = [
+    HOUSE / "README.md",
+    HOUSE / "ARCHITECTURE.md",
+    HOUSE / "docs" / "clients.md",
+    HOUSE / "docs" / "observability.md",
+]
 BLOCK = re.compile(
     r"^```[a-z]*\n(?P<fenced>.*?)^```|(?P<indented>(?:^ {4}.*\n)+)",
     re.MULTILINE | re.DOTALL,
@@ -53,7 +62,7 @@ def test_every_script_that_a_document_names_can_be_run(document: Path) -> None:
 def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
 
-    assert not [link for link in links if not (HOUSE / link).exists()]
+    assert not [link for link in links if not (document.parent / link).exists()]
 
 
 def test_the_readme_names_the_two_commands_that_do_everything() -> None:
@@ -65,6 +74,43 @@ def test_the_readme_names_the_two_commands_that_do_everything() -> None:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_that_a_document_shows_is_one_of_the_cli(line: str) -> None:
     assert not misunderstood(shlex.split(line, comments=True)[1:])
+
+
+def _said(file: Path) -> Iterator[str]:
+    """The texts of a program, each whole, with braces where something is put in."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = (v.value for v in node.values if isinstance(v, ast.Constant))
+            yield "{}".join(map(str, parts))
+
+
+def _unknown(words: Sequence[str]) -> bool:
+    """Tell whether the words name no command. What follows a command is anything."""
+    command: click.Command = cli
+    for word in words:
+        if not isinstance(command, click.Group):
+            return False
+        if word not in command.commands:
+            return True
+        command = command.commands[word]
+    return False
+
+
+def test_every_command_that_a_message_advises_is_one_of_the_cli() -> None:
+    """A way out that does not exist is worse than none."""
+    advised = re.compile(r"\bhsmvault ([a-z][a-z-]*(?: [a-z][a-z-]*)*)")
+    found = [
+        (shown(file), match[0])
+        for file in sorted((HOUSE / "hsmvault").rglob("*.py"))
+        if "_pb2" not in file.name
+        for text in _said(file)
+        for match in advised.finditer(text)
+        if _unknown(match[1].split())
+    ]
+
+    assert not found
 
 
 def test_every_test_that_a_promise_names_is_there() -> None:

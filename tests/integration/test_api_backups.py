@@ -187,6 +187,9 @@ def test_rs_09_a_name_that_is_taken_is_never_restored_over(
     code, _, told = refusal(lambda: restore(north, raw))
     assert code is TAKEN
     assert "exists" in told
+    # No backup can take the advice that is good for a new key.
+    assert "another name" not in told
+    assert "hsmvault key delete, then hsmvault key purge" in told
     delete(north, "keys/again")
     code, _, told = refusal(lambda: restore(north, raw))
     assert code is TAKEN

@@ -44,7 +44,7 @@ def test_a_refusal_is_the_same_whether_the_key_exists_or_not(
     assert (code, reason) == (DENIED, "ACCESS_DENIED")
     assert message == (
         f"CN=tom lacks keys/sign/action at /{key}; an Administrator can grant it: "
-        "hsmvault role assign"
+        f"hsmvault role assign CN=tom ROLE --scope /{key}"
     )
 
 

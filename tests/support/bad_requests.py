@@ -373,12 +373,12 @@ LARGE: Final[Mapping[str, Bad]] = MappingProxyType(
         "plaintext": Bad(
             encrypt_many("keys/aes", "A256GCM", 65_537),
             "TOO_LARGE",
-            ("at most 65536 bytes, not 65537", "hsmvault data-key generate"),
+            ("at most 65536 bytes, not 65537", "hsmvault crypto data-key"),
         ),
         "plaintext for RSA": Bad(
             encrypt_many("keys/rsa", "RSA-OAEP-256", 191),
             "TOO_LARGE",
-            ("at most 190 bytes, not 191", "hsmvault data-key generate"),
+            ("at most 190 bytes, not 191", "hsmvault crypto data-key"),
         ),
         "additional data": Bad(
             encrypt_many("keys/aes", "A256GCM", 1, aad=65_537),

@@ -10,6 +10,7 @@ import hsmvault
 from hsmvault.client.caller import Seen, durability
 from hsmvault.client.crypto import digest_of
 from hsmvault.client.errors import CertificateRefused
+from hsmvault.client.naming import expected_name
 from hsmvault.client.profile import Profile
 from hsmvault.model import errors
 from hsmvault.regions.certificates import Authority
@@ -128,3 +129,22 @@ def test_durability_is_read_in_every_form() -> None:
     assert durability("REGION").regions == 0
     assert durability(2).regions == 2
     assert durability("2").regions == 2
+
+
+@pytest.mark.parametrize("wanted", ["ALL", "all_regions", "-1", "", "two", "²"])
+def test_a_durability_that_is_none_is_refused_and_not_taken_for_less(
+    wanted: str,
+) -> None:
+    with pytest.raises(errors.InvalidRequest, match="ALL_REGIONS"):
+        durability(wanted)
+
+
+def test_a_version_that_is_expected_is_named_by_its_id_or_whole() -> None:
+    id_ = "ab" * 16
+    whole = f"keys/payroll/versions/{id_}"
+
+    assert expected_name("payroll", id_) == whole
+    assert expected_name("keys/payroll", id_) == whole
+    assert expected_name(f"keys/payroll/versions/{'cd' * 16}", id_) == whole
+    assert expected_name("payroll", whole) == whole
+    assert expected_name("payroll", "") == ""
