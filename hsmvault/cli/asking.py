@@ -14,7 +14,7 @@ import click
 
 from hsmvault.client.connect import Vault, connect
 from hsmvault.client.profile import Profile
-from hsmvault.model.errors import ConfigurationError
+from hsmvault.model.errors import ConfigurationError, NotFound
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,6 +27,7 @@ _OPTIONS: Final = (
         "--profile",
         type=click.Path(dir_okay=False, path_type=Path),
         envvar="HSMVAULT_PROFILE",
+        show_envvar=True,
         help="File that names endpoints, certificate, key and CA.",
     ),
     click.option(
@@ -34,6 +35,7 @@ _OPTIONS: Final = (
         "endpoints",
         multiple=True,
         envvar="HSMVAULT_ENDPOINT",
+        show_envvar=True,
         metavar="HOST:PORT",
         help="Any address of any region; may be repeated.",
     ),
@@ -41,6 +43,7 @@ _OPTIONS: Final = (
         "--certificate",
         type=click.Path(dir_okay=False, path_type=Path),
         envvar="HSMVAULT_CERTIFICATE",
+        show_envvar=True,
         help="Your client certificate (PEM).",
     ),
     click.option(
@@ -48,18 +51,21 @@ _OPTIONS: Final = (
         "private_key",
         type=click.Path(dir_okay=False, path_type=Path),
         envvar="HSMVAULT_KEY",
+        show_envvar=True,
         help="Its private key (PEM).",
     ),
     click.option(
         "--ca",
         type=click.Path(dir_okay=False, path_type=Path),
         envvar="HSMVAULT_CA",
+        show_envvar=True,
         help="The CA of the vault's servers (PEM).",
     ),
     click.option(
         "--token-file",
         type=click.Path(dir_okay=False, path_type=Path),
         envvar="HSMVAULT_TOKEN_FILE",
+        show_envvar=True,
         help="File with a token, instead of both; --endpoint is a token port then.",
     ),
     click.option(
@@ -67,6 +73,7 @@ _OPTIONS: Final = (
         "region",
         default="",
         envvar="HSMVAULT_REGION",
+        show_envvar=True,
         metavar="REGION",
         help="Ask this region, and no other.",
     ),
@@ -95,6 +102,7 @@ _OUTPUT: Final = click.option(
     type=click.Choice(["table", "json"]),
     default="table",
     envvar="HSMVAULT_OUTPUT",
+    show_envvar=True,
     help="For people or for programs.",
 )
 
@@ -155,12 +163,27 @@ class Connection:
         return certificate, key
 
 
+def at(vault: Vault, region: str) -> Vault:
+    """Return the vault as one region shows it, or raise NotFound: nobody waits here."""
+    name = region.removeprefix("regions/")
+    if name not in vault.order:
+        topology = vault.regions.topology()
+        known = [r.name.removeprefix("regions/") for r in topology.regions]
+        if name not in known:
+            raise NotFound(
+                "there is no region {region}; there are {known}",
+                region=name,
+                known=", ".join(known),
+            )
+    return vault.at(name)
+
+
 class Asking:
     """What a command works with: a view of the vault, and the connection's options."""
 
     def __init__(self, connection: Connection, vault: Vault) -> None:
         self.connection = connection
-        view = vault.at(connection.region) if connection.region else vault
+        view = at(vault, connection.region) if connection.region else vault
         position = connection.min_position
         view = view.session(position) if position else view
         checking = connection.validate_only

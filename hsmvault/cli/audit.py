@@ -13,10 +13,11 @@ from hsmvault.audit import archiving, reading
 from hsmvault.audit.line import encode
 from hsmvault.audit.verify import Held, Verified
 from hsmvault.cli import printing
-from hsmvault.cli.asking import TIMEOUT, output_option
+from hsmvault.cli.asking import TIMEOUT, at, output_option
 from hsmvault.cli.groups import Command, Group
 from hsmvault.client.connect import connect
 from hsmvault.model.audit_records import AuditHead
+from hsmvault.model.errors import ConfigurationError
 from hsmvault.regions.layout import Layout
 
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -117,7 +118,7 @@ def _asked(directory: Path, region: str, profile: Path) -> list[Held]:
 
     own = Card.parse(Layout(directory.absolute()).card.read_text(encoding="utf-8"))
     with connect((), profile=profile, timeout=TIMEOUT) as vault:
-        answer = vault.at(region).regions.audit_heads(own.region)
+        answer = at(vault, region).regions.audit_heads(own.region)
     return [
         Held(
             AuditHead(
@@ -169,7 +170,14 @@ def _show(one: Verified) -> None:
 )
 @click.argument("directory", type=_DIRECTORY)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written.")
-@click.option("-n", "count", default=20, show_default=True, help="So many at first.")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="So many at first.",
+)
 @click.option("--principal", default="", help="Only of this caller.")
 @click.option("--method", default="", help="Only of this RPC, as Sign; or event.")
 @click.option("--resource", default="", help="Only at or below, as keys/payroll.")
@@ -183,10 +191,19 @@ def tail(
     matches = _matching(wanted, _since(since))
     show = _lines if output == "json" else _text
     trails = Layout(directory.absolute()).audit
+    if not trails.is_dir():
+        raise ConfigurationError(
+            f"there is no audit trail in {trails}; name the directory of a region that "
+            "was served: hsmvault audit tail DIR"
+        )
     grown = reading.following(trails) if follow else iter(())
     recent = filter(matches, reading.merged(trails))
+    shown = 0
     for record in recent if since else deque(recent, maxlen=count):
         show(record)
+        shown += 1
+    if not shown:
+        printing.note("nothing that fits was recorded yet")
     for record in filter(matches, grown):
         show(record)
 

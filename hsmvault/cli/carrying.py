@@ -144,6 +144,14 @@ def import_key(
     """
     if [pkcs8, jwk, blob].count(None) != 2:  # noqa: PLR2004  of three
         raise click.UsageError("give one of --pem, --jwk and --blob")
+    if blob and not (wrapping_key and kind):
+        raise click.UsageError("--blob needs --import and --type; see --help")
+    if blob and kind == "EC" and not public:
+        raise click.UsageError(
+            "a blob of an EC key needs --public: openssl pkey -in KEY.pem -pubout"
+        )
+    if wrapping_key and not blob:
+        raise click.UsageError("--import goes with --blob only")
     made = asking.vault.keys.import_key(
         name,
         pkcs8=pkcs8.read() if pkcs8 else None,

@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+from click.core import ParameterSource
 
 from hsmvault.cli import files, printing
 from hsmvault.cli.asking import Asking, connected
 from hsmvault.cli.groups import Command, Group
-from hsmvault.v1.crypto_service_pb2 import EncryptResponse, ReEncryptResponse
+from hsmvault.v1.crypto_service_pb2 import (
+    EncryptResponse,
+    GetRandomBytesResponse,
+    ReEncryptResponse,
+)
+
+_GIVEN = {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
 
 
 @click.group(cls=Group)
@@ -36,6 +43,8 @@ def _sealed(answer: EncryptResponse | ReEncryptResponse) -> dict[str, Any]:
 def _digest(text: str | None) -> bytes | None:
     if text is None:
         return None
+    if click.get_current_context().get_parameter_source("source") in _GIVEN:
+        raise click.UsageError("--in, or --digest: not both")
     try:
         return bytes.fromhex(text)
     except ValueError as error:
@@ -80,17 +89,8 @@ def sign(
         message=b"" if given else source.read(),
         expected_version=expected_version,
     )
-    if asking.as_json:
-        printing.dump(printing.plain(answer))
-    elif form == "raw":
-        files.write(answer.signature, target)
-    else:
-        text = (
-            answer.signature.hex()
-            if form == "hex"
-            else printing.base64_of(answer.signature)
-        )
-        files.write(text.encode() + b"\n", target)
+    signature = files.formed(answer.signature, form)
+    files.answer(answer, signature, target, as_json=asking.as_json)
 
 
 def _signature(path: Path) -> bytes:
@@ -212,7 +212,7 @@ def decrypt(
         aad=aad.read() if aad else b"",
         context=context,
     )
-    files.write(answer.plaintext, target)
+    files.answer(answer, answer.plaintext, target, as_json=asking.as_json)
 
 
 @crypto.command(
@@ -318,7 +318,7 @@ def unwrap(
         fields["wrapped"],
         context=context,
     )
-    files.write(answer.plaintext, target)
+    files.answer(answer, answer.plaintext, target, as_json=asking.as_json)
 
 
 @crypto.command(
@@ -329,11 +329,9 @@ def unwrap(
 @click.argument("name")
 @click.option("--algorithm", "-a", default="", help="Default: fits the key.")
 @click.option("--bytes", "size", default=32, show_default=True, help="16 to 512.")
-@click.option(
+@files.new_file(
     "--plaintext",
-    default=None,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File for the data key in clear (made 0600): use it, then remove it. "
+    text="File for the data key in clear (made 0600): use it, then remove it. "
     "Without, only the wrapped one is made.",
 )
 @files.CONTEXT
@@ -378,8 +376,5 @@ def data_key(
 def random(asking: Asking, count: int, form: str, target: Path | None) -> None:
     """Print bytes from the HSM's generator."""
     data = asking.vault.random(count)
-    if form == "raw":
-        files.write(data, target)
-    else:
-        text = data.hex() if form == "hex" else printing.base64_of(data)
-        files.write(text.encode() + b"\n", target)
+    answer = GetRandomBytesResponse(data=data)
+    files.answer(answer, files.formed(data, form), target, as_json=asking.as_json)

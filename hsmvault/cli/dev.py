@@ -1,7 +1,7 @@
 """`hsmvault dev …`: two regions on this machine, to try and to develop against."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -131,6 +131,13 @@ def up(directory: Path, regions: tuple[str, ...]) -> None:
     tell_how_to_go_on(running, directory)
 
 
+def _note_if_none(found: Sequence[object], directory: Path) -> bool:
+    """Say so where there are no regions; True if there are none."""
+    if not found:
+        printing.note(f"no regions in {directory}; hsmvault dev up makes two")
+    return not found
+
+
 @dev.command(cls=Command, examples=["hsmvault dev status"])
 @_DIR
 @output_option
@@ -155,6 +162,7 @@ def status(directory: Path, output: str) -> None:
             ]
         )
         return
+    _note_if_none(found, directory)
     for region in found:
         running = f"pid {region.pid}" if region.pid else "not running"
         if region.purged:
@@ -169,7 +177,9 @@ def status(directory: Path, output: str) -> None:
 @_DIR
 def down(directory: Path) -> None:
     """Stop the regions; what they hold stays, for the next `dev up`."""
-    from hsmvault.server.dev import dev_down
+    from hsmvault.server.dev import dev_down, dev_status
 
+    if _note_if_none(dev_status(directory), directory):
+        return
     with bars.steps("stopping") as progress:
         dev_down(directory, progress=progress)

@@ -46,7 +46,6 @@ _WAYS_OUT: Final[Mapping[type[VaultError], str]] = MappingProxyType(
         errors.AccessDenied: "ask an administrator: hsmvault role assign PRINCIPAL "
         '"Crypto User" --scope /keys',
         errors.Unauthenticated: "hsmvault caller add issues certificates",
-        errors.EtagMismatch: "read it again, and repeat the change",
         errors.Overloaded: "wait a moment, and repeat",
     }
 )

@@ -4,11 +4,14 @@ import base64
 import binascii
 import json
 import os
+import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import click
+from google.protobuf.message import Message
 
 from hsmvault.cli import printing
 from hsmvault.model.decoding import from_json
@@ -35,15 +38,32 @@ EXPECTED = click.option(
     "--expected-version",
     default="",
     metavar="VERSION",
-    help="keys/…/versions/…: refuse if another one is current.",
+    help="Its id, or keys/…/versions/…: refuse if another one is current.",
 )
-OUT = click.option(
-    "--out",
-    "target",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
-    help="File (made 0600); default: stdout.",
-)
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def _writable(
+    _context: click.Context, _parameter: click.Parameter, target: Path | None
+) -> Path | None:
+    """Refuse what cannot be written before anything is asked of the vault."""
+    if target is not None and not os.access(target.parent, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"there is no directory {target.parent} to write into")
+    return target
+
+
+def new_file(*names: str, text: str) -> Callable[[Decorated], Decorated]:
+    """Make an option for a file that is to be written."""
+    return click.option(
+        *names,
+        type=click.Path(dir_okay=False, writable=True, path_type=Path),
+        default=None,
+        callback=_writable,
+        help=text,
+    )
+
+
+OUT = new_file("--out", "target", text="File (made 0600); default: stdout.")
 FORM = click.option(
     "--format",
     "form",
@@ -78,9 +98,34 @@ def write(data: bytes, target: Path | None) -> None:
 
 
 def private(target: Path) -> IO[bytes]:
-    """Open a new file that only its owner reads."""
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Open a file that only its owner reads: also one that was there before."""
+    try:
+        handle = os.open(target, os.O_WRONLY | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise click.UsageError(f"cannot write {target}: {error.strerror}") from error
+    # Not of /dev/stdout and the like: those are not ours to close to others.
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        os.fchmod(handle, 0o600)
+        os.ftruncate(handle, 0)
     return os.fdopen(handle, "wb")
+
+
+def answer(
+    message: Message, data: bytes, target: Path | None, *, as_json: bool
+) -> None:
+    """Write what was asked for into the file; else to stdout, whole if as JSON."""
+    if as_json and target is None:
+        printing.dump(printing.plain(message))
+    else:
+        write(data, target)
+
+
+def formed(data: bytes, form: str) -> bytes:
+    """Write bytes in one of the forms of `FORM`."""
+    if form == "raw":
+        return data
+    text = data.hex() if form == "hex" else printing.base64_of(data)
+    return text.encode() + b"\n"
 
 
 def write_json(fields: dict[str, Any], target: Path | None) -> None:

@@ -1,5 +1,6 @@
 """`hsmvault region init`, `vault init`, `caller add`: before anybody can connect."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ from hsmvault.cli.region import region
 from hsmvault.cli.vault import vault
 from hsmvault.client.profile import Profile
 from hsmvault.regions import birth, certificates
-from hsmvault.regions.certificates import CALLER_DAYS, ClientFiles
+from hsmvault.regions.certificates import CA_DAYS, CALLER_DAYS, ClientFiles
 from hsmvault.regions.layout import PARTITIONS
 
 _CA = Path("ca")
@@ -110,11 +111,14 @@ def init(
         hostnames=hostnames,
         ports=_ports(port, private_port, partition_ports, token_ports),
         officer_directory=officer_directory,
-        so_pins={} if officer_directory else _typed_pins(),
         module=module,
         join=join,
         ca_directory=ca,
     )
+    if officer_directory is None:
+        # Nobody types PINs for what cannot be.
+        birth.require_possible(plan)
+        plan = replace(plan, so_pins=_typed_pins())
     with bars.steps(f"making region {name}") as progress:
         born = init_region(plan, progress)
     card = born.card
@@ -158,8 +162,10 @@ def _typed_pins() -> dict[str, str]:
         "and are kept nowhere: who loses them cannot add or replace anything."
     )
     return {
-        name: click.prompt(
-            f"SO PIN for {name}", hide_input=True, confirmation_prompt=True, err=True
+        name: printing.ask_secret(
+            f"SO PIN for {name}",
+            twice=True,
+            instead="--officer DIR keeps them in files, for development",
         )
         for name in PARTITIONS
     }
@@ -241,7 +247,13 @@ def caller() -> None:
 @click.option(
     "--spiffe", default="", help="Identity as a SPIFFE id instead of CN=NAME."
 )
-@click.option("--days", default=CALLER_DAYS, show_default=True, help="Validity.")
+@click.option(
+    "--days",
+    type=click.IntRange(1, CA_DAYS),
+    default=CALLER_DAYS,
+    show_default=True,
+    help="Validity.",
+)
 @click.option(
     "--endpoint",
     "endpoints",
@@ -267,9 +279,9 @@ def add_caller(
     like: Path | None,
 ) -> None:
     """Issue a certificate for NAME, with key and profile. It grants nothing yet."""
-    files = certificates.add_caller(ca, name, out, spiffe=spiffe, days=days)
     if not endpoints and like is not None:
         endpoints = Profile.load(like).endpoints
+    files = certificates.add_caller(ca, name, out, spiffe=spiffe, days=days)
     click.echo(f"{files.principal}: {files.certificate}, {files.key}")
     if endpoints:
         profile = out / f"{name}.json"

@@ -20,16 +20,20 @@ class Command(click.Command):
     ) -> None:
         own: list[tuple[str, str]] = []
         connection: list[tuple[str, str]] = []
-        for parameter in self.get_params(ctx):
+        parameters = self.get_params(ctx)
+        # --ca and --output mean something else where nothing is connected to.
+        connects = {p.name for p in parameters} >= CONNECTION - {"validate_only"}
+        for parameter in parameters:
             record = parameter.get_help_record(ctx)
             if record is not None and not isinstance(parameter, click.Argument):
-                of = connection if parameter.name in CONNECTION else own
+                apart = connects and parameter.name in CONNECTION
+                of = connection if apart else own
                 of.append(record)
         if own:
             with formatter.section("Options"):
                 formatter.write_dl(own)
         if connection:
-            with formatter.section("Connection (each also as HSMVAULT_…)"):
+            with formatter.section("Connection"):
                 formatter.write_dl(connection)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

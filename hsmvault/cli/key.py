@@ -244,6 +244,13 @@ def update(
     durability: str | None,
 ) -> None:
     """Change a key; in force on all partitions when it answers."""
+    dates = not_before or expires
+    if (no_tags and tags) or (no_dates and dates):
+        raise click.UsageError("give new tags or dates, or take them away: not both")
+    if (enable, deletion_protection, operations) == (None, None, None) and not (
+        tags or no_tags or dates or no_dates
+    ):
+        raise click.UsageError("name at least one change; see --help")
     changed = asking.vault.keys.update(
         name,
         enabled=enable,

@@ -48,7 +48,9 @@ def ceremony(directory: Path) -> None:
 
     settings = config.load(directory)
     pins = {
-        name: click.prompt(f"SO PIN of {name}", hide_input=True, err=True)
+        name: printing.ask_secret(
+            f"SO PIN of {name}", instead="run it at a terminal, or pipe them in"
+        )
         for name in PARTITIONS
     }
     printing.note("attached; Ctrl-C ends it")

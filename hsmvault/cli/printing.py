@@ -250,6 +250,20 @@ def progress_row(status: ReplicationStatus.RegionStatus) -> Sequence[str]:
     )
 
 
+def ask_secret(question: str, *, instead: str, twice: bool = False) -> str:
+    """Have a secret typed. Where nobody can type it, say what to do `instead`."""
+    try:
+        secret: str = click.prompt(
+            question, hide_input=True, confirmation_prompt=twice, err=True
+        )
+    except click.Abort:
+        if not sys.stdin.isatty():
+            message = f"nobody is there to type it; {instead}"
+            raise click.UsageError(message) from None
+        raise
+    return secret
+
+
 def confirm(question: str, *, instead: str = "--yes") -> None:
     """Go on only after a yes. Where nobody can be asked, say how to answer."""
     try:

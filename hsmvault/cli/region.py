@@ -123,7 +123,10 @@ def wait(asking: Asking, position: str, added: str, seconds: float) -> None:
         raise click.UsageError("name a position, or --added with a region")
     if position:
         reached = asking.vault.regions.wait(position, seconds=seconds)
-        click.echo(reached)
+        if asking.as_json:
+            printing.dump({"position": reached})
+        else:
+            click.echo(reached)
         return
     with bars.region(added) as watching:
         for shown, percent in asking.vault.regions.watch(added, seconds=seconds):

@@ -142,7 +142,13 @@ def _own(asking: Asking) -> int:
 def _read(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ConfigurationError(
-            f"cannot read the certificate {path}: {error}; it must be PEM"
+            f"cannot read the certificate {path}: {error.strerror}; `hsmvault caller "
+            "add` writes them, into callers/ unless told otherwise"
+        ) from error
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{path} is no certificate in PEM; take the .pem file that `hsmvault "
+            "caller add` wrote"
         ) from error

@@ -90,6 +90,10 @@ def set_policy(
     if not (after or before_expiry or expire_after):
         message = "say when: --after, or --expire-after with --before-expiry"
         raise click.UsageError(message)
+    if after and before_expiry:
+        raise click.UsageError("--after, or --before-expiry: not both")
+    if before_expiry and not expire_after:
+        raise click.UsageError("--before-expiry needs --expire-after; see --help")
     changed = asking.vault.keys.set_rotation_policy(
         name,
         rotate_after_create=after,

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import click
 from rich.console import Group as Together
@@ -27,14 +28,20 @@ class Glance:
     """What every region says of itself, and what the first says of all."""
 
     topology: Topology
-    answers: dict[str, ReplicationStatus | str]
-    """By region; a text where it did not answer."""
+    answers: dict[str, ReplicationStatus | VaultError]
+    """By region; the error where it did not answer."""
+
+    def require_answer(self) -> None:
+        """Raise why, if no region at all says how it is."""
+        failed = [a for a in self.answers.values() if isinstance(a, VaultError)]
+        if failed and len(failed) == len(self.answers):
+            raise failed[0]
 
 
 def look(vault: Vault) -> Glance:
     """Ask every region."""
     topology = vault.regions.topology()
-    answers: dict[str, ReplicationStatus | str] = {}
+    answers: dict[str, ReplicationStatus | VaultError] = {}
     for region in topology.regions:
         name = region.name.removeprefix("regions/")
         serves = region.state in {Region.SUCCEEDED, Region.PROVISIONING}
@@ -43,7 +50,7 @@ def look(vault: Vault) -> Glance:
         try:
             answers[name] = vault.at(name).regions.status(timeout=_EACH_SECONDS)
         except VaultError as error:
-            answers[name] = str(error)
+            answers[name] = error
     return Glance(topology, answers)
 
 
@@ -67,7 +74,7 @@ def drawn(glance: Glance) -> RenderableType:
         )
     lines: list[RenderableType] = [regions]
     for name, answer in glance.answers.items():
-        if isinstance(answer, str):
+        if isinstance(answer, VaultError):
             lines.append(Text(f"{name}: {answer}", style="red"))
             continue
         lines += [
@@ -104,7 +111,7 @@ def _lag(status: ReplicationStatus.RegionStatus) -> str:
     return f"{status.lag_entries} entries, {seconds:.1f} s"
 
 
-def _partitions(answer: ReplicationStatus | str | None) -> str:
+def _partitions(answer: ReplicationStatus | VaultError | None) -> str:
     if not isinstance(answer, ReplicationStatus):
         return "[red]no answer[/]" if answer else ""
     serving = sum(p.serving for p in answer.partitions)
@@ -117,23 +124,35 @@ def _partitions(answer: ReplicationStatus | str | None) -> str:
 @click.option("--watch", is_flag=True, help="Go on, until Ctrl-C.")
 @connected
 def status(asking: Asking, watch: bool) -> None:
-    """Show regions, partitions, lag and alarms at a glance."""
+    """Show regions, partitions, lag and alarms at a glance.
+
+    A region that does not answer is shown, and is no failure. If none answers you, the
+    exit code says why.
+    """
+    if watch and not asking.as_json:
+        _follow(asking)
+        return
+    glance = look(asking.whole)
     if asking.as_json:
-        glance = look(asking.whole)
-        printing.dump(
-            {
-                name: answer if isinstance(answer, str) else printing.plain(answer)
-                for name, answer in glance.answers.items()
-            }
-        )
-        return
-    if not watch:
-        printing.console().print(drawn(look(asking.whole)))
-        return
-    with Live(drawn(look(asking.whole)), console=printing.console()) as live:
+        printing.dump({name: _plain(a) for name, a in glance.answers.items()})
+    else:
+        printing.console().print(drawn(glance))
+    glance.require_answer()
+
+
+def _plain(answer: ReplicationStatus | VaultError) -> Any:
+    return str(answer) if isinstance(answer, VaultError) else printing.plain(answer)
+
+
+def _follow(asking: Asking) -> NoReturn:
+    """Look again and again. Who watches wants to see the end of an outage, too."""
+    with Live(console=printing.console()) as live:
         while True:
+            try:
+                live.update(drawn(look(asking.whole)))
+            except VaultError as error:
+                live.update(Text(str(error), style="red"))
             time.sleep(1)
-            live.update(drawn(look(asking.whole)))
 
 
 @click.command(cls=Command, examples=["hsmvault topology --output json"])

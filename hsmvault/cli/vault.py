@@ -109,7 +109,8 @@ def set_vault(
     if networks or any_network:
         changes["allowed_networks"] = list(networks)
     if client_crl is not None:
-        changes["client_crl"] = client_crl.read_text(encoding="ascii")
+        # What is none is for the vault to say: bytes that are no ASCII are none.
+        changes["client_crl"] = client_crl.read_text(encoding="ascii", errors="replace")
     if legacy:
         # Read and changed: the etag sees to it that nobody changed it in between.
         known = asking.vault.settings.get()

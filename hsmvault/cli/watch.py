@@ -50,6 +50,8 @@ def watch(
     on where this ends: --from POSITION.
     """
     changes = asking.vault.watch(position=position, scope=scope, kinds=kinds)
+    if not asking.as_json:
+        printing.note("watching; Ctrl-C ends it")
     try:
         for change in islice(changes, count):
             if asking.as_json:

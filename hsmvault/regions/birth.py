@@ -129,7 +129,8 @@ def init_region(
     """
     steps = 6 + len(PARTITIONS)
     progress("checking", 1, steps)
-    joined = _require_possible(plan)
+    joined = require_possible(plan)
+    _require_pins(plan)
     plan = replace(plan, ports=plan.ports or free_ports(plan.host))
     layout = Layout(plan.directory.absolute())
 
@@ -167,8 +168,11 @@ def init_region(
     return RegionBorn(layout, card, plan.officer_directory)
 
 
-def _require_possible(plan: RegionPlan) -> Card | None:
-    """Refuse what could not be finished. Returns the card of the primary to join."""
+def require_possible(plan: RegionPlan) -> Card | None:
+    """Refuse what could not be finished, its SO PINs apart.
+
+    Returns the card of the primary to join; None: it is a primary.
+    """
     RegionName.of_id(plan.name)
     if not re.fullmatch(_ZONE, plan.zone):
         raise InvalidRequest(
@@ -187,6 +191,13 @@ def _require_possible(plan: RegionPlan) -> Card | None:
             f"there is no PKCS#11 module {plan.module}; install SoftHSM2 (on Debian: "
             "apt-get install softhsm2), or name the module of your HSM"
         )
+    joined = _joined(plan)
+    if joined is not None and plan.ca_directory is not None:
+        Authority.open(plan.ca_directory)
+    return joined
+
+
+def _require_pins(plan: RegionPlan) -> None:
     if plan.officer_directory is None:
         missing = [p for p in PARTITIONS if not plan.so_pins.get(p)]
         if missing:
@@ -201,10 +212,6 @@ def _require_possible(plan: RegionPlan) -> Card | None:
             "not finish; remove them with it, or name another directory",
             directory=plan.officer_directory,
         )
-    joined = _joined(plan)
-    if joined is not None and plan.ca_directory is not None:
-        Authority.open(plan.ca_directory)
-    return joined
 
 
 def _joined(plan: RegionPlan) -> Card | None:
