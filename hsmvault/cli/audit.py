@@ -173,10 +173,10 @@ def _show(one: Verified) -> None:
 @click.option(
     "-n",
     "count",
-    type=click.IntRange(0),
+    type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="So many at first.",
+    help="So many at first; with --since, all of them.",
 )
 @click.option("--principal", default="", help="Only of this caller.")
 @click.option("--method", default="", help="Only of this RPC, as Sign; or event.")
@@ -191,21 +191,29 @@ def tail(
     matches = _matching(wanted, _since(since))
     show = _lines if output == "json" else _text
     trails = Layout(directory.absolute()).audit
-    if not trails.is_dir():
-        raise ConfigurationError(
-            f"there is no audit trail in {trails}; name the directory of a region that "
-            "was served: hsmvault audit tail DIR"
-        )
-    grown = reading.following(trails) if follow else iter(())
-    recent = filter(matches, reading.merged(trails))
+    # One place where the past ends and what follows begins: nothing is missed between.
+    now = _ends(trails)
+    recent = filter(matches, reading.merged(trails, until=now))
     shown = 0
     for record in recent if since else deque(recent, maxlen=count):
         show(record)
         shown += 1
     if not shown:
         printing.note("nothing that fits was recorded yet")
+    grown = reading.following(trails, after=now) if follow else iter(())
     for record in filter(matches, grown):
         show(record)
+
+
+def _ends(trails: Path) -> reading.Ends:
+    try:
+        return reading.ends(trails)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read an audit trail in {trails}: {error.strerror}; name the "
+            "directory of a region that was served, as its owner: hsmvault audit tail "
+            "DIR"
+        ) from error
 
 
 Record = dict[str, Any]
@@ -213,9 +221,8 @@ Record = dict[str, Any]
 
 def _matching(wanted: dict[str, str], since: str) -> Callable[[Record], bool]:
     def at(record: Record) -> bool:
-        there, asked = record.get("resource", ""), wanted["resource"].strip("/")
-        there = str(there).lstrip("/")
-        return f"{there}/".lower().startswith(f"{asked}/".lower())
+        asked = f"{wanted['resource'].strip('/')}/".lower()
+        return any(f"{name}/".lower().startswith(asked) for name in _about(record))
 
     def of(record: Record) -> bool:
         method = str(record.get("method", record.get("event", "")))
@@ -235,20 +242,29 @@ def _matching(wanted: dict[str, str], since: str) -> Callable[[Record], bool]:
     return lambda record: all(test(record) for test in tests)
 
 
+def _about(record: Record) -> Iterator[str]:
+    """What a record is about: also each item of a batch."""
+    for one in (record, *record.get("items", ())):
+        for name in ("resource", "version"):
+            yield str(one.get(name, "")).lstrip("/")
+
+
 def _since(text: str) -> str:
     """Return a time as records have it."""
     if not text:
         return ""
-    if match := re.fullmatch(r"(\d{1,9})([smhd])", text):
-        ago = datetime.timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-        return (datetime.datetime.now(datetime.UTC) - ago).strftime("%Y-%m-%dT%H:%M:%S")
     try:
-        time = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
+        if match := re.fullmatch(r"(\d{1,9})([smhd])", text):
+            ago = datetime.timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+            time = datetime.datetime.now(datetime.UTC) - ago
+        else:
+            time = datetime.datetime.fromisoformat(text)
+        zoned = time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
+        plain = zoned.astimezone(datetime.UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError) as error:
         message = f"--since {text}: give a time, as 2026-03-01T12:00, or 15m, 2h, 7d"
         raise click.UsageError(message) from error
-    zoned = time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
-    return zoned.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return plain.isoformat(timespec="seconds")
 
 
 def _lines(record: Record) -> None:

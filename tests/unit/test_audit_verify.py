@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsmvault.audit.line import genesis, read, seal
-from hsmvault.audit.reading import merged
+from hsmvault.audit.reading import ends, following, merged
 from hsmvault.audit.trail import Trail
 from hsmvault.audit.verify import Finding, Held, verify
 from hsmvault.model.audit_records import AuditHead
@@ -240,3 +240,38 @@ def test_trails_are_merged_by_time(trail: Path) -> None:
 
     assert [r["time"] for r in records] == sorted(r["time"] for r in records)
     assert {r["process"] for r in records} == {"p0", "p1"}
+
+
+def test_what_is_written_while_the_past_is_read_is_followed_and_shown_once(
+    trail: Path,
+) -> None:
+    """Also a line of which a half was there when one began to look."""
+    path = _files(trail)[-1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    now = ends(trail)
+    past, grown = merged(trail, until=now), following(trail, after=now)
+    before = len(_lines(trail)) - 1
+    path.write_bytes(whole)
+    other = Trail(trail, vault_id=VAULT, region="north", process="p1")
+    other.open()
+    other.close()
+
+    shown = [*past, next(grown), next(grown)]
+
+    assert [(r["process"], r["sequence"]) for r in shown] == [
+        *(("p0", number) for number in range(1, before + 2)),
+        ("p1", 1),
+    ]
+
+
+def test_files_that_are_moved_away_meanwhile_are_passed_over(trail: Path) -> None:
+    past = merged(trail)
+    first = next(past)
+    for gone in _files(trail)[1:]:
+        gone.rename(gone.with_suffix(".moved"))
+
+    rest = list(past)
+
+    assert [r["sequence"] for r in (first, *rest)] == list(range(1, len(rest) + 2))
+    assert len(rest) == len(_lines(trail)) - 1
