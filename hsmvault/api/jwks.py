@@ -7,11 +7,13 @@ that none do: no failure of an issuer, or of the way to it, lets anybody in.
 """
 
 import http.client
+import socket
 import ssl
 import threading
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -182,23 +184,13 @@ class IssuerKeys:
         parts = urllib.parse.urlsplit(uri)
         if parts.scheme != "https" or not parts.hostname:
             raise _Unfit(f"{uri[:200]} is not over https")
-        connection = http.client.HTTPSConnection(
-            parts.hostname, parts.port, timeout=FETCH_SECONDS, context=self._tls
-        )
-        # A timeout of sockets is one of each step; this one is of all of them.
-        late = threading.Timer(FETCH_SECONDS, _cut, (connection,))
-        late.daemon = True
-        late.start()
-        try:
-            path = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
+        path = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
+        with self._connected(parts.hostname, parts.port) as connection:
             connection.request("GET", path, headers={"Accept": "application/json"})
             answer = connection.getresponse()
             if answer.status != http.client.OK:
                 raise _Unfit(f"{uri[:200]} answered {answer.status}")
             body = answer.read(DOCUMENT_BYTES_MAX + 1)
-        finally:
-            late.cancel()
-            connection.close()
         if len(body) > DOCUMENT_BYTES_MAX:
             raise _Unfit(f"{uri[:200]} is longer than {DOCUMENT_BYTES_MAX} bytes")
         try:
@@ -208,6 +200,28 @@ class IssuerKeys:
         if not isinstance(found, dict):
             raise _Unfit(f"{uri[:200]} is not a JSON object")
         return found
+
+    @contextmanager
+    def _connected(
+        self, host: str, port: int | None
+    ) -> Iterator[http.client.HTTPSConnection]:
+        """Connect, and be cut off in time, whatever the other end does meanwhile."""
+        plain = socket.create_connection(
+            (host, port or http.client.HTTPS_PORT), FETCH_SECONDS
+        )
+        # A timeout of sockets is one of each step; this one is of all of them. By a
+        # handle of its own: the connection lets go of its socket before the answer.
+        with plain, plain.dup() as handle:
+            late = threading.Timer(FETCH_SECONDS, _cut, (handle,))
+            late.daemon = True
+            late.start()
+            connection = http.client.HTTPSConnection(host, port)
+            try:
+                connection.sock = self._tls.wrap_socket(plain, server_hostname=host)
+                yield connection
+            finally:
+                late.cancel()
+                connection.close()
 
 
 def _trusting(ca_file: Path) -> ssl.SSLContext:
@@ -223,9 +237,10 @@ def _trusting(ca_file: Path) -> ssl.SSLContext:
     return context
 
 
-def _cut(connection: http.client.HTTPSConnection) -> None:
-    if connection.sock is not None:
-        connection.sock.close()
+def _cut(handle: socket.socket) -> None:
+    # Closing would not wake who reads.
+    with suppress(OSError):
+        handle.shutdown(socket.SHUT_RDWR)
 
 
 def _said(error: Exception) -> str:

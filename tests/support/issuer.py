@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import jwt
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -90,7 +91,7 @@ class TestIssuer:
         fresh.rename(self.directory / name)
 
     def fail(self, how: str) -> None:
-        """Answer as `how` says: "500", "redirect", "endless", "silent"; "" is well."""
+        """Answer as `how` says: "500", "redirect", "endless", "slow"; "" is well."""
         self.answer("how", how.encode())
 
     @property
@@ -179,6 +180,14 @@ def forged(header: Mapping[str, Any], claims: object, *, secret: bytes = b"") ->
     return f"{parts}.{encoded(mac)}"
 
 
+def signed(header: Mapping[str, Any], claims: object, key: PrivateKey) -> str:
+    """A token that no library would make, and whose signature is good (ES256)."""
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    parts = ".".join(encoded(json.dumps(p).encode()) for p in (header, claims))
+    signature = jwt.algorithms.ECAlgorithm(hashes.SHA256).sign(parts.encode(), key)
+    return f"{parts}.{encoded(signature)}"
+
+
 def encoded(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -250,10 +259,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(3600)
             case _:
                 body = (self.directory / name).read_bytes()
+                body = body.rjust(200 + len(body)) if failing == "slow" else body
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                self._write(body, 0.05 if failing == "slow" else 0)
+
+    def _write(self, body: bytes, pause: float) -> None:
+        """All at once, or a byte at a time."""
+        size = 1 if pause else len(body)
+        with contextlib.suppress(OSError):
+            for start in range(0, len(body), size):
+                self.wfile.write(body[start : start + size])
+                time.sleep(pause)
 
     def log_message(self, *_given: object) -> None:
         """Say nothing."""
