@@ -40,7 +40,7 @@ CREATE = Request(
 ROTATE = Request(
     Caller("CN=uma", Permission.KEYS_ROTATE, "/keys/payroll"), "Rotate", b"d", "r-2"
 )
-STEPS = {"generate", "mac", "self_test", "check_macs", "commit"}
+STEPS = {"generate", "finish_import", "mac", "self_test", "check_macs", "commit"}
 """What happens to the world; between two of them a crash is like after the first."""
 
 

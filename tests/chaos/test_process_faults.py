@@ -1,13 +1,22 @@
 """Processes that die or hang. The region goes on, and they come back by themselves."""
 
+import json
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
 
 from hsmvault.v1 import (
     crypto_service_pb2,
@@ -16,7 +25,9 @@ from hsmvault.v1 import (
     key_service_pb2_grpc,
     resources_pb2,
 )
+from tests.support.incoming import wrapped
 from tests.support.regions import LiveRegion, LiveVault, alive, running_vault
+from tests.support.served import refusal
 
 pytestmark = pytest.mark.softhsm
 
@@ -129,6 +140,58 @@ def create_at(vault: LiveVault, partition: str, key_id: str) -> resources_pb2.Ke
     return stub.CreateKey(
         key_service_pb2.CreateKeyRequest(key_id=key_id, key=key), timeout=60
     )
+
+
+def test_cr_11_a_wrapping_key_that_was_used_when_its_process_was_killed_is_spent(
+    vault: LiveVault, north: LiveRegion
+) -> None:
+    """SIGKILL after the use became durable, and before there is a key.
+
+    The siblings are stopped, so the partition waits for one to prove the key.
+    """
+    stub = key_service_pb2_grpc.KeyServiceStub(
+        vault.channel(caller="alice", partition="p0")
+    )
+    by = stub.BeginImport(
+        key_service_pb2.BeginImportRequest(key_id="brought"), timeout=60
+    )
+    half = load_pem_public_key(by.public_key.encode()).public_bytes(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    ask = key_service_pb2.ImportKeyRequest(
+        key_id="brought",
+        key=resources_pb2.Key(spec=resources_pb2.KeySpec(type="oct", bits=256)),
+        import_name=by.name,
+        key_transfer_blob=wrapped(half, bytes(range(32))),
+        request_id="import-1",
+    )
+    paused = {name: north.pause_partition(name) for name in ("p1", "p2")}
+    with closing(sqlite3.connect(north.layout.store, isolation_level=None)) as store:
+        call = stub.ImportKey.future(ask, timeout=60)
+        north.wait_until(lambda: _used(store, by.name), what="the use to be durable")
+        # Nor does it commit, should a sibling be started again too soon.
+        store.execute("BEGIN IMMEDIATE")
+        paused["p0"] = north.kill_partition("p0")
+        assert refusal(call.result)[0] is grpc.StatusCode.UNAVAILABLE
+    for name, former in paused.items():
+        wait_restarted(north, name, former)
+
+    for partition in ("p0", "p1"):
+        for request_id in ("import-1", "import-2"):
+            ask.request_id = request_id
+            again = key_service_pb2_grpc.KeyServiceStub(
+                vault.channel(caller="alice", partition=partition)
+            )
+            told = refusal(partial(again.ImportKey, ask, timeout=60))
+            assert told[1] == "IMPORT_SPENT"
+            assert "was used at" in told[2]
+    # The name is free: what was begun again goes its way.
+    assert create_at(vault, "p1", "brought").name == "keys/brought"
+
+
+def _used(store: sqlite3.Connection, name: str) -> bool:
+    rows = store.execute("SELECT record FROM state WHERE resource = ?", (name,))
+    return any(json.loads(record)["used_ms"] for (record,) in rows)
 
 
 def test_a_call_in_flight_ends_well_when_the_region_is_stopped(
