@@ -150,11 +150,12 @@ class Connection:
         """Return certificate and key, for what an administrator must sign."""
         if self.certificate is not None and self.private_key is not None:
             return self.certificate, self.private_key
-        if self.profile is None:
+        if self.profile is None and self.token_file is None:
             raise ConfigurationError("give --profile, or --certificate and --key")
-        known = Profile.load(self.profile)
-        certificate = self.certificate or known.certificate
-        key = self.private_key or known.key
+        certificate, key = self.certificate, self.private_key
+        if self.profile is not None:
+            known = Profile.load(self.profile)
+            certificate, key = certificate or known.certificate, key or known.key
         if certificate is None or key is None:
             raise ConfigurationError(
                 "this is signed with the key of a client certificate, and you come "

@@ -45,7 +45,8 @@ _WAYS_OUT: Final[Mapping[type[VaultError], str]] = MappingProxyType(
     {
         errors.AccessDenied: "ask an administrator: hsmvault role assign PRINCIPAL "
         '"Crypto User" --scope /keys',
-        errors.Unauthenticated: "hsmvault caller add issues certificates",
+        errors.Unauthenticated: "hsmvault caller add issues certificates; tokens are "
+        "your issuer's to give",
         errors.Overloaded: "wait a moment, and repeat",
     }
 )

@@ -191,11 +191,12 @@ class Pool:
         self._changes.notify_all()
 
     def _connect(self, place: Place) -> Endpoint:
+        shown = self._credentials
         return Endpoint(
             place,
-            self._credentials.channel(place.address),
+            shown.channel(place.address),
             changed=self._notify,
-            authorization=self._credentials.authorization,
+            authorization=shown.authorization if shown.token else None,
         )
 
     def _notify(self) -> None:

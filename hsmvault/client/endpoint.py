@@ -30,12 +30,14 @@ class Endpoint:
         channel: grpc.Channel,
         *,
         changed: Callable[[], None],
-        authorization: Callable[[], Metadata] = lambda: (),
+        authorization: Callable[[], Metadata] | None = None,
     ) -> None:
+        """Connect. `authorization`: what each call shows, where no certificate is."""
         self.place = place
+        self.bears = authorization is not None
         self._channel = channel
         self._changed = changed
-        self._authorization = authorization
+        self._authorization = authorization or (lambda: ())
         self._calls: dict[str, grpc.UnaryUnaryMultiCallable[Any, Any]] = {}
         self._failures = 0
         self._rests_until = 0.0

@@ -284,6 +284,16 @@ class Failover:
         )
 
 
+_TO_CERTIFIED: Final = (
+    "and this client did not accept each other's certificates: is the CA file the "
+    "vault's, and the client certificate from it? `hsmvault caller add` writes both"
+)
+_TO_BEARERS: Final = (
+    "and this client, which comes with a token, do not connect: is the CA file the "
+    "vault's, and the port one for tokens? `hsmvault topology` lists them"
+)
+
+
 def diagnosis(endpoint: Endpoint, *, patient: bool = False) -> VaultError | None:
     """Ask an endpoint that does not connect why; None if it is simply not there.
 
@@ -298,13 +308,10 @@ def diagnosis(endpoint: Endpoint, *, patient: bool = False) -> VaultError | None
     except grpc.RpcError as error:
         details = error.details() or ""
         if refused_certificate(details) or (patient and closed_on_us(details)):
-            return complete(
-                CertificateRefused,
-                f"{endpoint.place.address} and this client did not accept each other's "
-                "certificates: is the CA file the vault's, and the client certificate "
-                "from it? `hsmvault caller add` writes both",
-                {"address": endpoint.place.address, "details": details},
-            )
+            address = endpoint.place.address
+            told = _TO_BEARERS if endpoint.bears else _TO_CERTIFIED
+            facts = {"address": address, "details": details}
+            return complete(CertificateRefused, f"{address} {told}", facts)
     except ValueError:
         return Unavailable("the client was closed")
     return None
