@@ -113,7 +113,7 @@ class Underway:
     facts: Mapping[str, object] = field(default_factory=dict)
     abandon: Callable[[], object] | None = None
     """Ends the call without an answer."""
-    items: list[Item] = field(default_factory=list)
+    items: Sequence[Item] = ()
     rest: "Rest | None" = None
     """What a stream goes on with after its first response."""
     _started_ns: int = field(default_factory=time.time_ns)

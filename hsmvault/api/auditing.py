@@ -83,9 +83,12 @@ def record(account: Account) -> str:
     told += f',"code":"{account.code}","duration_us":{account.duration_ns // 1000}'
     if account.position:
         told += f',"position":"{account.position}"'
-    for name in ("reason", "request_id", "via_region"):
-        if text := getattr(account, name):
-            told += f',"{name}":{_text(text)}'
+    if account.reason:
+        told += f',"reason":{_text(account.reason)}'
+    if account.request_id:
+        told += f',"request_id":{_text(account.request_id)}'
+    if account.via_region:
+        told += f',"via_region":{_text(account.via_region)}'
     if account.items:
         told += f',"items":[{",".join(map(_item, account.items))}]'
     return told

@@ -116,12 +116,14 @@ class _Run:
         self._call = call
         self._allowed: set[tuple[str, str]] = set()
         self._reported: set[str] = set()
+        self._told: list[Item] = []
+        # Told of, too, when the batch as a whole fails later.
+        call.told.items = self._told
 
     def done(self, item: pb.BatchItem) -> pb.BatchResult:
         """Do one item, and tell of it. Its own failure is a result, too."""
         kind = item.WhichOneof("operation")
         reference = item.reference
-        told = self._call.told.items
         try:
             if kind is None:
                 raise InvalidRequest("the item names no operation that is known here")
@@ -143,10 +145,10 @@ class _Run:
         except VaultError as error:
             self._report(error)
             status = status_of(error)
-            told.append(self._failed(item, kind, status))
+            self._told.append(self._failed(item, kind, status))
             return pb.BatchResult(reference=reference, error=status)
         facts = known.telling.facts(operation)
-        told.append(Item(known.method, response.name, OK, "", facts))
+        self._told.append(Item(known.method, response.name, OK, "", facts))
         outcome: dict[str, Any] = {kind: response}
         return pb.BatchResult(reference=reference, **outcome)
 

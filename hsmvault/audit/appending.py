@@ -51,7 +51,7 @@ class Appender:
         """Open nothing yet."""
         self.directory = directory
         self._process = process
-        self._who = f'"region":{encode(region)},"process":{encode(process)},'
+        self._who = f'"region":{encode(region)},"process":{encode(process)},'.encode()
         self._segment_bytes = segment_bytes
         self._clock_ns = clock_ns
         self._chain = genesis(vault_id, region, process)
@@ -59,7 +59,7 @@ class Appender:
         self._segment: Segment | None = None
         self._former: list[Segment] = []
         self._lock_fd = -1
-        self._second, self._stamp = 0, ""
+        self._second, self._stamp = 0, b""
 
     @property
     def head(self) -> Head:
@@ -163,15 +163,18 @@ class Appender:
     def _write(self, fragment: str) -> None:
         segment = self._segment
         assert segment is not None
-        sequence = self._sequence + 1
-        start = f'{{"sequence":{sequence},"time":"{self._now()}",{self._who}'
-        line, chain = seal(self._chain, (start + fragment).encode("ascii"))
-        segment.append(line)
-        self._sequence, self._chain = sequence, chain
-
-    def _now(self) -> str:
         second, rest = divmod(self._clock_ns(), 1_000_000_000)
         if second != self._second:
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._second = second
-        return f"{self._stamp}.{rest // 1000:06}Z"
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second, self._stamp = second, stamp.encode()
+        sequence = self._sequence + 1
+        body = b'{"sequence":%d,"time":"%b.%06dZ",%b%b' % (
+            sequence,
+            self._stamp,
+            rest // 1000,
+            self._who,
+            fragment.encode("ascii"),
+        )
+        line, chain = seal(self._chain, body)
+        segment.append(line)
+        self._sequence, self._chain = sequence, chain

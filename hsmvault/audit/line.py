@@ -34,11 +34,8 @@ def genesis(vault_id: str, region: str, process: str) -> bytes:
 
 def seal(previous: bytes, body: bytes) -> tuple[bytes, bytes]:
     """Return the line of `body`, an object without its closing brace; and its chain."""
-    digest = hashlib.sha256(previous + body)
-    return (
-        b'%b,"chain":"%b"}\n' % (body, digest.hexdigest().encode()),
-        digest.digest(),
-    )
+    chain = hashlib.sha256(previous + body).digest()
+    return b'%b,"chain":"%b"}\n' % (body, chain.hex().encode()), chain
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,8 @@ class Trail:
         Where the disk keeps this very call waiting, `abandon` is called instead.
         """
         # Hot: without the context manager, which costs as much as the hash.
-        self._acquire()
+        if not self._lock.acquire(blocking=False):
+            self._acquire()
         try:
             if self._problem:
                 self._refused += 1
@@ -194,9 +195,7 @@ class Trail:
     # --- inside ----------------------------------------------------------------
 
     def _acquire(self) -> None:
-        if not self._lock.acquire(blocking=False) and not self._lock.acquire(
-            timeout=self._patience
-        ):
+        if not self._lock.acquire(timeout=self._patience):
             raise self._unavailable(_STUCK)
 
     @contextmanager

@@ -43,10 +43,10 @@ class WalIndex:
         return self._shared[:HEADER_BYTES]
 
 
-# POSIX has a process lose all of its locks on a file when it closes *any* descriptor of
-# it (fcntl(2)), and SQLite's locks are such. So a wal-index is opened once in a process,
-# whoever asks, and closed only after SQLite has deleted the file, which it does when its
-# last connection ends.
+# POSIX has a process lose all of its locks on a file when it closes *any* descriptor
+# of it (fcntl(2)), and SQLite's locks are such. So a wal-index is opened once in a
+# process, whoever asks, and closed only after SQLite has deleted the file, which it
+# does when its last connection ends.
 _held: Final[dict[tuple[int, int], tuple[int, mmap.mmap]]] = {}
 _holding: Final = threading.Lock()
 
