@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, Protocol, Self
 
 from google.protobuf.message import Message
 
@@ -38,36 +38,61 @@ class Item:
     facts: Mapping[str, object]
 
 
-class Account(NamedTuple):
-    """One answered call. Nothing in it is secret, whatever was asked.
+@dataclass(slots=True)
+class Account:
+    """One call: filled in as it becomes known, and told once it is answered.
 
-    Names in it may come from a caller who was refused: any characters, cut in length.
-    A tuple, because a frozen dataclass of as many fields takes four times as long.
+    Nothing in it is secret, whatever was asked. Names in it may come from a caller who
+    was refused: any characters, cut in length. It is one object from the call's arrival
+    to its last observer, because a copy of as many fields would cost each call
+    microseconds; nobody changes it once it is told.
     """
 
     method: str
     """`/package.Service/Method`."""
-    started_ns: int
-    """Unix time."""
-    duration_ns: int
-    principal: str
-    authentication: Authentication
-    peer: str
+    peer: str = ""
     """As gRPC writes addresses; of a forwarded call, that of nobody."""
-    via_region: str
-    resource: str
+    via_region: str = ""
+    principal: str = ""
+    authentication: Authentication = Authentication.NONE
+    resource: str = ""
     """What the call was about: a path, as roles have it; "" if that was not reached."""
-    version: str
+    version: str = ""
     """The version of a key that was used, made or named."""
-    request_id: str
-    position: str
-    code: str
+    request_id: str = ""
+    position: str = ""
+    code: str = ""
     """The name of a gRPC status code."""
-    reason: str
+    reason: str = ""
     """Of ErrorInfo; "" when the call succeeded."""
-    facts: Mapping[str, object]
+    facts: Mapping[str, object] = field(default_factory=dict)
     """By `api.facts`: texts, numbers, truths, and lists and maps of texts."""
-    items: Sequence[Item]
+    items: Sequence[Item] = ()
+    abandon: Callable[[], object] | None = None
+    """Ends the call without an answer."""
+    rest: "Rest | None" = None
+    """What a stream goes on with after its first response."""
+    duration_ns: int = 0
+    started_ns: int = field(default_factory=time.time_ns)
+    """Unix time."""
+    _began_ns: int = field(default_factory=time.perf_counter_ns)
+
+    def again(self) -> "Account":
+        """Begin another account of the same caller's: that of a stream's end."""
+        return Account(
+            self.method,
+            self.peer,
+            self.via_region,
+            self.principal,
+            self.authentication,
+            self.resource,
+            abandon=self.abandon,
+        )
+
+    def end(self, code: str, reason: str = "") -> None:
+        """Complete the account: the call is answered with `code`."""
+        self.code, self.reason = code, reason
+        self.duration_ns = time.perf_counter_ns() - self._began_ns
 
 
 class Observer(Protocol):
@@ -95,59 +120,3 @@ class Rest(Protocol):
 
     def close(self) -> None:
         """Let go of what it holds. By the thread that reads."""
-
-
-@dataclass(slots=True)
-class Underway:
-    """A call whose account is not complete yet: filled in as it becomes known."""
-
-    method: str
-    peer: str = ""
-    via_region: str = ""
-    principal: str = ""
-    authentication: Authentication = Authentication.NONE
-    resource: str = ""
-    version: str = ""
-    request_id: str = ""
-    position: str = ""
-    facts: Mapping[str, object] = field(default_factory=dict)
-    abandon: Callable[[], object] | None = None
-    """Ends the call without an answer."""
-    items: Sequence[Item] = ()
-    rest: "Rest | None" = None
-    """What a stream goes on with after its first response."""
-    _started_ns: int = field(default_factory=time.time_ns)
-    _began_ns: int = field(default_factory=time.perf_counter_ns)
-
-    def again(self) -> "Underway":
-        """Begin another account of the same caller's: that of a stream's end."""
-        return Underway(
-            self.method,
-            self.peer,
-            self.via_region,
-            self.principal,
-            self.authentication,
-            self.resource,
-            abandon=self.abandon,
-        )
-
-    def ended(self, code: str, reason: str = "") -> Account:
-        """Complete the account: the call is answered with `code`."""
-        # By position, in their order: this is on the path of every call.
-        return Account(
-            self.method,
-            self._started_ns,
-            time.perf_counter_ns() - self._began_ns,
-            self.principal,
-            self.authentication,
-            self.peer,
-            self.via_region,
-            self.resource,
-            self.version,
-            self.request_id,
-            self.position,
-            code,
-            reason,
-            self.facts,
-            self.items,
-        )

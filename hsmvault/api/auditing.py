@@ -4,7 +4,6 @@ Hot: each call writes one. So a record is put together by hand; texts are escape
 the same, and are ASCII afterwards.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _text
 from typing import Final
@@ -32,12 +31,12 @@ class Auditing:
         """Raise AuditUnavailable where a change might be made and not be recorded."""
         self._trail.require_room()
 
-    def write(self, account: Account, abandon: Callable[[], object] | None) -> None:
+    def write(self, account: Account) -> None:
         """Record a call before its answer leaves, or raise AuditUnavailable.
 
-        `abandon` ends the call, should the disk keep it waiting here.
+        It is abandoned, should the disk keep it waiting here.
         """
-        self._trail.write(record(account), abandon=abandon)
+        self._trail.write(record(account), abandon=account.abandon)
 
 
 @lru_cache(KNOWN_MAX)

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from hsmvault import telemetry
 from hsmvault.api import convert
-from hsmvault.api.account import Underway
+from hsmvault.api.account import Account
 from hsmvault.api.facts import Telling
 from hsmvault.api.permissions import Rule
 from hsmvault.model.errors import AccessDenied, IntegrityFailure, VaultError
@@ -34,7 +34,7 @@ class Call:
     resource: str
     seconds: float
     """How long it may wait."""
-    told: Underway
+    told: Account
     """What will be told of it."""
     via_region: str = ""
     proof: bytes = field(default=b"", repr=False)

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
 from hsmvault import tracing
-from hsmvault.api.account import OK, Account, Authentication, Observer, Underway
+from hsmvault.api.account import OK, Account, Authentication, Observer
 from hsmvault.api.admission import require_network
 from hsmvault.api.auditing import Auditing
 from hsmvault.api.callers import Callers
@@ -107,7 +107,7 @@ class Guard:
             if self._traces is not None:
                 sent = tracing.carry(context.invocation_metadata())
                 self._traces.begin(endpoint.method, sent)
-            told = Underway(endpoint.method, context.peer(), abandon=context.cancel)
+            told = Account(endpoint.method, context.peer(), abandon=context.cancel)
             answer = self.answered(
                 told,
                 lambda: self.come(endpoint, raw, context, waits=waits, told=told),
@@ -132,7 +132,7 @@ class Guard:
                 self._admitted(context, told)
                 raise error
 
-            told = Underway(method, context.peer(), abandon=context.cancel)
+            told = Account(method, context.peer(), abandon=context.cancel)
             status = self.answered(told, run).status
             assert status is not None
             abort(context, status)
@@ -157,7 +157,7 @@ class Guard:
         method = endpoint.method if endpoint else "unknown"
         if self._traces is not None:
             self._traces.begin(method, tracing.carried())
-        told = Underway(method, "", via_region, principal, Authentication.REGION)
+        told = Account(method, "", via_region, principal, Authentication.REGION)
 
         def run() -> tuple[bytes, str]:
             if endpoint is None or endpoint.rule.write not in _forwardable(proof):
@@ -185,27 +185,27 @@ class Guard:
             return Executed(b"", answer.status.SerializeToString(), "")
         return Executed(answer.response, b"", answer.position)
 
-    def answered(self, told: Underway, run: Callable[[], tuple[bytes, str]]) -> Answer:
+    def answered(self, told: Account, run: Callable[[], tuple[bytes, str]]) -> Answer:
         """Run a call to its end, whatever that is, and give the one account of it.
 
         It is answered as it ended only if that could be recorded.
         """
         return self.recorded(told, self.ended(told, run))
 
-    def recorded(self, told: Underway, answer: Answer) -> Answer:
+    def recorded(self, told: Account, answer: Answer) -> Answer:
         """Give the one account of a call that ended so."""
         told.position = answer.position
-        account = _account(told, answer)
+        _end(told, answer)
         try:
-            self._auditing.write(account, told.abandon)
+            self._auditing.write(told)
         except AuditUnavailable as error:
             answer = Answer(b"", "", status_of(error))
-            account = _account(told, answer)
+            _end(told, answer)
         for observer in self._observers:
-            observer(account)
+            observer(told)
         return answer
 
-    def ended(self, told: Underway, run: Callable[[], tuple[bytes, str]]) -> Answer:
+    def ended(self, told: Account, run: Callable[[], tuple[bytes, str]]) -> Answer:
         """Run a call, or a step of one: whatever it raises becomes a status."""
         try:
             return Answer(*run())
@@ -224,7 +224,7 @@ class Guard:
         context: grpc.ServicerContext,
         *,
         waits: bool,
-        told: Underway,
+        told: Account,
     ) -> tuple[bytes, str]:
         """Let in a caller who came themselves, and serve them."""
         identity, view = self._admitted(context, told)
@@ -249,7 +249,7 @@ class Guard:
         return self._run(endpoint, raw, call)
 
     def _admitted(
-        self, context: grpc.ServicerContext, told: Underway
+        self, context: grpc.ServicerContext, told: Account
     ) -> tuple[Identity, View]:
         """Say who calls, and let them in, as of a view that is not older than now."""
         try:
@@ -265,7 +265,7 @@ class Guard:
         self._admit(identity, told.peer, view)
         return identity, view
 
-    def _look(self, context: grpc.ServicerContext, told: Underway) -> View:
+    def _look(self, context: grpc.ServicerContext, told: Account) -> View:
         """Return what holds now, or raise if who was let in would not be again."""
         identity = self._callers.identify(context)
         view = self._memory.refresh()
@@ -378,11 +378,12 @@ def _forwardable(proof: bytes) -> tuple[Write, ...]:
     return (Write.FORWARD, Write.REDIRECT) if proof else (Write.FORWARD,)
 
 
-def _account(told: Underway, answer: Answer) -> Account:
+def _end(told: Account, answer: Answer) -> None:
     if answer.status is None:
-        return told.ended(OK)
-    told.facts = brief(told.facts)
-    return told.ended(*code_and_reason(answer.status))
+        told.end(OK)
+    else:
+        told.facts = brief(told.facts)
+        told.end(*code_and_reason(answer.status))
 
 
 def _not_forwarded(method: str) -> InvalidRequest:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import grpc
 
-from hsmvault.api.account import Rest, Underway
+from hsmvault.api.account import Account, Rest
 from hsmvault.api.dispatch import Endpoint
 from hsmvault.api.guard import Answer, Guard
 from hsmvault.api.pools import BoundedPool, Seat
@@ -21,7 +21,7 @@ def streaming(
     """
 
     def behave(raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        told = Underway(endpoint.method, context.peer(), abandon=context.cancel)
+        told = Account(endpoint.method, context.peer(), abandon=context.cancel)
         answer = guard.answered(
             told, lambda: guard.come(endpoint, raw, context, waits=True, told=told)
         )
@@ -56,7 +56,7 @@ def _vacated(context: grpc.ServicerContext, rest: Rest, seat: Seat) -> None:
 
 
 def _continued(
-    guard: Guard, told: Underway, rest: Rest
+    guard: Guard, told: Account, rest: Rest
 ) -> Generator[bytes, None, Answer]:
     """Give what a stream goes on with, and the account of how it ended."""
 

@@ -365,12 +365,3 @@ def test_au_05_a_field_that_may_hold_bytes_cannot_be_told(
             method.input_type,
             method.output_type,
         )
-
-
-def test_an_account_cannot_be_changed(north: Region) -> None:
-    north.forget()
-    signed(north.served.uma, "keys/ec")
-    account = north.once()
-
-    with pytest.raises(AttributeError):
-        account.principal = "CN=eve"  # type: ignore[misc]

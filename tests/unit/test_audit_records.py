@@ -30,16 +30,18 @@ FACTS = st.dictionaries(HOSTILE, HOSTILE | st.lists(HOSTILE, max_size=2), max_si
 
 
 def account(texts: dict[str, str], facts: dict[str, Any], *items: Item) -> Account:
-    return Account(
-        **texts,
-        started_ns=1,
-        duration_ns=2000,
+    told = Account(
+        texts["method"],
         authentication=Authentication.MTLS,
         position="1.north.7",
         code="PERMISSION_DENIED",
         facts=facts,
         items=items,
+        duration_ns=2000,
     )
+    for name, text in texts.items():
+        setattr(told, name, text)
+    return told
 
 
 @given(st.fixed_dictionaries(dict.fromkeys((*TOLD, *SAID), HOSTILE)), FACTS, HOSTILE)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hsmvault import metrics, tracing
-from hsmvault.api.account import Account, Underway
+from hsmvault.api.account import Account
 from hsmvault.server.traces import ATTRIBUTES, FILE_BYTES_MAX, TraceFile, Tracer
 from hsmvault.tracing import STEPS_MAX, timed
 
@@ -17,9 +17,10 @@ WHO = {"service.namespace": "north", "service.instance.id": "p0"}
 
 
 def account(code: str = "OK", reason: str = "") -> Account:
-    told = Underway(SIGN, "ipv4:10.9.8.7:1")
+    told = Account(SIGN, "ipv4:10.9.8.7:1")
     told.principal, told.resource = "CN=canary", "/keys/payroll"
-    return told.ended(code, reason)
+    told.end(code, reason)
+    return told
 
 
 def traced(
