@@ -100,11 +100,15 @@ class timed:  # noqa: N801 (it reads as a statement: with timed(...))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         seconds = time.perf_counter() - self._began
-        observe(self._metric, seconds, *self._labels)
-        trace = _local.trace
-        if trace is not None and len(trace.steps) < STEPS_MAX:
-            name = self._metric.name.removeprefix("hsmvault_").removesuffix("_seconds")
-            ended = time.time_ns()
-            began = ended - int(seconds * 1e9)
-            how = " ".join(self._labels)
-            trace.steps.append(Step(name, how, began, ended, kind is not None))
+        took(self._metric, seconds, *self._labels, failed=kind is not None)
+
+
+def took(metric: Metric, seconds: float, *labels: str, failed: bool = False) -> None:
+    """Tell how long a step took that ends now, where `timed` would cost too much."""
+    observe(metric, seconds, *labels)
+    trace = _local.trace
+    if trace is not None and len(trace.steps) < STEPS_MAX:
+        name = metric.name.removeprefix("hsmvault_").removesuffix("_seconds")
+        ended = time.time_ns()
+        began = ended - int(seconds * 1e9)
+        trace.steps.append(Step(name, " ".join(labels), began, ended, failed))

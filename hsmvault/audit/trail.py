@@ -115,6 +115,9 @@ class Trail:
 
     def require(self) -> None:
         """Raise AuditUnavailable unless records could be written a moment ago."""
+        # Hot: what is not begun cannot be stuck.
+        if not (self._problem or self._writing or self._syncing_since):
+            return
         if problem := self.problem:
             raise self._unavailable(problem)
 

@@ -5,6 +5,7 @@ so then a canary decides: an operation of our own on the same partition, whose o
 we know. Nobody can make a partition look sick by what they send.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -47,7 +48,7 @@ from hsmvault.model.errors import (
     VaultError,
     WrappedKeyInvalid,
 )
-from hsmvault.tracing import timed
+from hsmvault.tracing import took
 
 T = TypeVar("T")
 
@@ -272,9 +273,10 @@ class Core:
         """
         sessions = self.sessions
         session = sessions.take(limit)
+        failed = True
         try:
-            with timed(HSM_SECONDS, doing.value):
-                return self._done(session, work, doing)
+            done = self._done(session, work, doing)
+            failed = False
         except ConfigurationError as error:
             # An installed key was there when we started, and is not any more.
             raise self._end(error) from error
@@ -282,7 +284,11 @@ class Core:
             count(HSM_ERRORS, error.reason)
             raise
         finally:
+            # Hot: by the clock that the lease was begun by.
+            seconds = time.monotonic() - session.since
+            took(HSM_SECONDS, seconds, doing, failed=failed)
             sessions.give(session)
+        return done
 
     def _done(self, session: Session, work: Callable[[Session], T], doing: Doing) -> T:
         session.doing = doing

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Final
 
 from pkcs11 import PKCS11Error
@@ -28,7 +28,7 @@ def gone() -> PartitionLost:
     return PartitionLost("the HSM of this partition is gone; ask another partition")
 
 
-class Doing(Enum):
+class Doing(StrEnum):
     """What a session is at, for whoever has to explain a failure."""
 
     USING = "using"
