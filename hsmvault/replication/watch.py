@@ -23,8 +23,8 @@ class Growing(Protocol):
 class LogWatch:
     """The newest head, looked for every few milliseconds by one thread for all.
 
-    One look costs microseconds (`PRAGMA data_version`), so followers hear of a write
-    within `every` seconds without anybody being told about it.
+    One look costs a microsecond, so followers hear of a write within `every` seconds
+    without anybody being told about it.
     """
 
     def __init__(self, store: Growing, *, every: float = 0.02) -> None:
