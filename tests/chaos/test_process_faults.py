@@ -4,11 +4,11 @@ import json
 import os
 import signal
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from hsmvault.regions.layout import PARTITIONS
 from hsmvault.v1 import (
     crypto_service_pb2,
     crypto_service_pb2_grpc,
@@ -32,6 +33,8 @@ from tests.support.served import refusal
 pytestmark = pytest.mark.softhsm
 
 KEY = "payroll"
+GENERATING = 0.1
+"""Seconds of processor time by which a process is known to generate an RSA key."""
 
 
 @pytest.fixture(scope="module")
@@ -197,51 +200,45 @@ def _used(store: sqlite3.Connection, name: str) -> bool:
 def test_a_call_in_flight_ends_well_when_the_region_is_stopped(
     vault: LiveVault, north: LiveRegion
 ) -> None:
-    answers: list[resources_pb2.Key | grpc.RpcError] = []
-    started = threading.Event()
-
-    def generate() -> None:
-        stub = key_service_pb2_grpc.KeyServiceStub(vault.channel(caller="alice"))
-        spec = resources_pb2.KeySpec(type="RSA", bits=2048)
-        call = stub.CreateKey.future(
-            key_service_pb2.CreateKeyRequest(
-                key_id="made-while-draining", key=resources_pb2.Key(spec=spec)
-            ),
-            timeout=60,
-        )
-        started.set()
-        try:
-            answers.append(call.result())
-        except grpc.RpcError as error:
-            answers.append(error)
-
-    caller = threading.Thread(target=generate)
-    caller.start()
-    started.wait()
-    # Until it is in the HSM.
-    pids = [north.partition(p)["pid"] for p in ("p0", "p1", "p2")]
-    north.wait_until(lambda: any(map(_generating, pids)) or bool(answers), what="work")
+    call = _generating(vault, north, "draining-0")
+    while call.done():
+        # Some are found at once: that shows nothing.
+        call = _generating(vault, north, call.result().name[5:] + "0")
 
     code = north.stop()
-    caller.join()
 
     assert code == 0
-    assert isinstance(answers[0], resources_pb2.Key), answers[0]
+    made = call.result()
     north.serve()
     stub = key_service_pb2_grpc.KeyServiceStub(vault.channel(caller="alice"))
-    found = stub.GetKey(
-        key_service_pb2.GetKeyRequest(name="keys/made-while-draining"), timeout=30
-    )
-    assert found == answers[0]
+    found = stub.GetKey(key_service_pb2.GetKeyRequest(name=made.name), timeout=30)
+    assert found == made
 
 
-def _generating(pid: int) -> bool:
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return any(
-        (thread / "comm").read_text().startswith("waiting")
-        and "R" in (thread / "stat").read_text().rsplit(")", 1)[1].split()[0]
-        for thread in threads
+def _generating(vault: LiveVault, north: LiveRegion, key_id: str) -> Any:
+    """Ask for an RSA key; the call, once a partition is at it or it is answered."""
+    pids = [int(north.partition(p)["pid"]) for p in PARTITIONS]
+    stub = key_service_pb2_grpc.KeyServiceStub(vault.channel(caller="alice"))
+    # Connected before: what works from now on, works for the call.
+    stub.GetKey(key_service_pb2.GetKeyRequest(name=f"keys/{KEY}"), timeout=30)
+    worked = {pid: _worked(pid) for pid in pids}
+    key = resources_pb2.Key(spec=resources_pb2.KeySpec(type="RSA", bits=3072))
+    call: Any = stub.CreateKey.future(
+        key_service_pb2.CreateKeyRequest(key_id=key_id, key=key), timeout=60
     )
+    north.wait_until(
+        lambda: (
+            call.done() or any(_worked(pid) > worked[pid] + GENERATING for pid in pids)
+        ),
+        what="the key to be generated",
+    )
+    return call
+
+
+def _worked(pid: int) -> float:
+    """The seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_no_process_outlives_its_supervisor(
