@@ -221,18 +221,23 @@ def test_au_01_a_file_that_fails_is_left_for_another_one(north: Served) -> None:
 
 
 def test_au_01_a_full_disk_refuses_and_is_said_and_service_resumes(
-    north: Served,
+    north: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """/dev/full: a write to it is ENOSPC, as of a disk without room."""
     segment = north.trail._files._segment
     assert segment is not None
     full, own = os.open("/dev/full", os.O_WRONLY), segment._fd
     before = len(_audit(north))
+    # It can be neither synced nor cut off, as a file on a full disk can: what was to be
+    # kept is kept before, and nobody tries again meanwhile.
+    north.trail.sync()
+    monkeypatch.setattr("hsmvault.audit.trail._RESUME_SECONDS", 3600)
 
     segment._fd = full
     refused = refusal(lambda: signed(north.uma, "keys/ec"))
     segment._fd = own
     os.close(full)
+    monkeypatch.undo()
 
     assert refused[:2] == UNAVAILABLE
     assert "No space left on device" in refused[2]
@@ -280,6 +285,8 @@ def test_au_01_a_disk_that_hangs_keeps_no_call_waiting_for_long(
         while os.write(writing, bytes(4096)):
             pass
     os.set_blocking(writing, True)
+    # A pipe cannot be synced: what was to be kept is kept before.
+    north.trail.sync()
     own, segment._fd = segment._fd, writing
     codes: list[grpc.StatusCode] = []
 
