@@ -38,6 +38,7 @@ from tests.support.served import (
     grant,
     make_key,
     refusal,
+    refusal_in_time,
     region,
     served,
     signed,
@@ -268,8 +269,10 @@ def test_a_position_that_is_not_reached_is_never_served_around(
     north, _ = regions
     make_key(north, "a")
 
-    signing = refusal(
-        lambda: signed(north.uma, "keys/a", timeout=0.4, **_at_least(position))
+    signing = refusal_in_time(
+        lambda seconds: signed(
+            north.uma, "keys/a", timeout=seconds, **_at_least(position)
+        )
     )
     waiting = refusal(
         lambda: north.eve.regions.WaitForPosition(

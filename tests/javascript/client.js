@@ -127,6 +127,12 @@ async function refusal(work) {
   return { code: "OK" };
 }
 
+// Made again with twice the time, where a busy machine let the deadline come first.
+async function refusedInTime(work, seconds = 1) {
+  const told = await refusal(() => work(seconds));
+  return told.code === "DEADLINE_EXCEEDED" && seconds < 60 ? refusedInTime(work, 2 * seconds) : told;
+}
+
 // ---------------------------------------------------------------------------- the contract
 
 async function signs(api, keys, use) {
@@ -192,8 +198,8 @@ async function main() {
     refusals: {
       again: await refusal(() => call(keys, "CreateKey", { key_id: "script", key: { spec: { type: "EC", curve: "P-256" } } })),
       missing: await refusal(() => call(keys, "GetKey", { name: "keys/nobody" })),
-      behind: await refusal(() => call(
-        once, "GetKey", { name: "keys/script" }, { metadata: { "min-position": future }, seconds: 1 },
+      behind: await refusedInTime((seconds) => call(
+        once, "GetKey", { name: "keys/script" }, { metadata: { "min-position": future }, seconds },
       )),
       stranger: await refusal(() => call(stranger, "GetKey", { name: "keys/script" }, { seconds: 5 })),
     },

@@ -48,7 +48,7 @@ from tests.support.callers import (
 from tests.support.cut import cut_off
 from tests.support.issuer import TestIssuer, running_issuer
 from tests.support.regions import FREE, LiveRegion, region_message
-from tests.support.served import Caller, error_info, refusal
+from tests.support.served import Caller, error_info, refusal, refusal_in_time
 
 pytestmark = pytest.mark.softhsm
 
@@ -176,10 +176,8 @@ def test_a_call_that_asks_for_a_position_waits_for_it_and_never_reads_older(
 
         # South has it not, says so, and does not serve what it has instead.
         assert refusal(lambda: key(there, made.name))[0] is grpc.StatusCode.NOT_FOUND
-        for told in refusals(
-            call.everywhere(region="south"),
-            lambda c: key(c, made.name, at=made.position, seconds=1),
-        ):
+        for caller in call.everywhere(region="south"):
+            told = asked_too_early(caller, made)
             assert told[:2] == BEHIND
             assert made.position in told[2]
         asked = threading.Thread(
@@ -190,6 +188,13 @@ def test_a_call_that_asks_for_a_position_waits_for_it_and_never_reads_older(
 
     asked.join()
     assert answers == [made]
+
+
+def asked_too_early(caller: Caller, made: Key) -> tuple[grpc.StatusCode, str, str]:
+    """What is said to who asks for a key at a position that will not come in time."""
+    return refusal_in_time(
+        lambda seconds: key(caller, made.name, at=made.position, seconds=seconds), 1.0
+    )
 
 
 def test_waiting_for_a_position_ends_when_it_is_reached_or_the_time_is_over(
@@ -237,11 +242,15 @@ def test_a_write_that_south_does_not_acknowledge_says_that_it_stands(
     call: Callers, south: LiveRegion
 ) -> None:
     request = keys.CreateKeyRequest(
-        key_id="stands", key=Key(spec=KeySpec(type="EC")), durability=ALL
+        key_id="stands",
+        key=Key(spec=KeySpec(type="EC")),
+        durability=ALL,
+        request_id="stands",
     )
     with cut_off(south):
-        code, reason, message = refusal(
-            lambda: call().keys.CreateKey(request, timeout=5)
+        # By its id it is one write, however often it is asked for.
+        code, reason, message = refusal_in_time(
+            lambda seconds: call().keys.CreateKey(request, timeout=seconds), 5.0
         )
 
         assert (code, reason) == BEHIND
