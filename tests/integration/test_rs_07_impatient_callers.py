@@ -5,8 +5,6 @@ By callers with valid certificates and deadlines shorter than what they ask for.
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import grpc
 import pytest
@@ -70,16 +68,14 @@ def test_a_write_that_was_given_up_is_made_once_by_its_request_id(
         key=Key(spec=KeySpec(type="RSA", bits=2048)),
         request_id="given-up-1",
     )
-    impatient = partial(alice.keys.CreateKey, asked, timeout=0.01)
-    with ThreadPoolExecutor(4) as pool:
-        codes = {
-            done.exception().code()  # type: ignore[union-attr]
-            for done in [pool.submit(impatient) for _ in range(4)]
-        }
+    given_up = [alice.keys.CreateKey.future(asked, timeout=0.01) for _ in range(4)]
+    codes = {call.code() for call in given_up}
 
     made = alice.keys.CreateKey(asked, timeout=SECONDS)
 
-    assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    # On a busy machine the last may be begun when the first was made already.
+    assert grpc.StatusCode.DEADLINE_EXCEEDED in codes
+    assert codes <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.OK}
     again = alice.keys.CreateKey(asked, timeout=SECONDS)
     assert (again.incarnation, again.position) == (made.incarnation, made.position)
     found = alice.keys.GetKey(GetKeyRequest(name="keys/given-up"), timeout=SECONDS)

@@ -93,18 +93,24 @@ def _until_signed(vault: LiveVault, call: Callers) -> None:
 def _au_07_what_nobody_called_for_is_recorded(vault: LiveVault, name: str) -> None:
     south = vault.region("south")
     assert "replication.snapshot_installed" in _events(south, "manager")
-    applied = [
-        record["facts"]
-        for record in _records(south, "manager")
-        if record["event"] == "replication.applied"
-    ]
-    assert any(name in str(facts["resources"]) for facts in applied)
-    moved = [
-        record["facts"]["state"]
-        for record in _records(vault.north, "manager")
-        if record["event"] == "region.changed"
-    ]
-    assert moved[-1] == "SUCCEEDED"
+    # Recorded once it is so: whoever looks may be earlier.
+    south.wait_until(
+        lambda: any(
+            name in str(facts["resources"])
+            for facts in _facts(south, "replication.applied")
+        ),
+        what="what was replicated to be recorded",
+    )
+    vault.north.wait_until(
+        lambda: _facts(vault.north, "region.changed")[-1]["state"] == "SUCCEEDED",
+        what="the adding of south to be recorded",
+    )
+
+
+def _facts(region: LiveRegion, event: str) -> list[dict[str, Any]]:
+    """What a region's manager recorded of each such event."""
+    records = _records(region, "manager")
+    return [record["facts"] for record in records if record["event"] == event]
 
 
 def test_au_07_trails_of_two_regions_are_signed_held_by_each_other_and_verified(

@@ -50,7 +50,7 @@ def test_a_caller_of_another_ca_is_refused(vault: PretendVault, tmp_path: Path) 
     stranger = Authority.make(tmp_path / "ca", name="another").caller("alice")
 
     with pytest.raises(CertificateRefused, match="client certificate"):
-        vault.connect(certificate=stranger.certificate, key=stranger.key, timeout=1.0)
+        vault.connect(certificate=stranger.certificate, key=stranger.key, timeout=3.0)
 
 
 def test_an_expired_certificate_is_named_before_anything_is_dialled(
