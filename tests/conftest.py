@@ -29,6 +29,13 @@ _MARK = "HSMVAULT_TEST_RUN"
 
 
 @pytest.fixture(scope="session", autouse=True)
+def whatever_is_started_can_be_interrupted() -> None:
+    """A shell has what it starts in the background ignore SIGINT, and its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_process_outlives_the_run() -> Iterator[None]:
     """Every process that a test starts inherits a mark; at the end none is left."""
     run = uuid.uuid4().hex
