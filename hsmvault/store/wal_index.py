@@ -47,7 +47,8 @@ class WalIndex:
 # of it (fcntl(2)), and SQLite's locks are such. So a wal-index is opened once in a
 # process, whoever asks, and closed only after SQLite has deleted the file, which it
 # does when its last connection ends.
-_held: Final[dict[tuple[int, int], tuple[int, mmap.mmap]]] = {}
+_held: Final[dict[tuple[int, int], tuple[int, mmap.mmap | None]]] = {}
+"""By device and inode; None: it cannot be mapped, and is not tried again."""
 _holding: Final = threading.Lock()
 
 
@@ -56,22 +57,24 @@ def _mapped(path: Path) -> mmap.mmap | None:
         _let_go()
         try:
             found = path.stat()
-        except FileNotFoundError:
+            place = (found.st_dev, found.st_ino)
+            if found.st_size < HEADER_BYTES:
+                return None
+            if place not in _held:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                _held[place] = (fd, None)
+                shared = mmap.mmap(fd, HEADER_BYTES, access=mmap.ACCESS_READ)
+                _held[place] = (fd, shared)
+        except OSError:
+            # Nothing is lost but time: SQLite is asked instead, or has made no file.
             return None
-        place = (found.st_dev, found.st_ino)
-        if found.st_size < HEADER_BYTES:
-            return None
-        if place not in _held:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            shared = mmap.mmap(fd, HEADER_BYTES, access=mmap.ACCESS_READ)
-            _held[place] = (fd, shared)
         return _held[place][1]
 
 
 def _let_go() -> None:
     """Close what was deleted: nobody holds a lock on it any more."""
-    for place, (fd, shared) in list(_held.items()):
+    for place, (fd, _) in list(_held.items()):
         if not os.fstat(fd).st_nlink:
+            # The mapping ends with whoever still looks at it.
             del _held[place]
-            shared.close()
             os.close(fd)
