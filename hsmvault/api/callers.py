@@ -14,9 +14,8 @@ import grpc
 from hsmvault import telemetry
 from hsmvault.api.account import Authentication
 from hsmvault.api.identity import Identity, read, require_now
-from hsmvault.api.status import abort, status_of
 from hsmvault.api.tokens import Tokens
-from hsmvault.model.errors import Unauthenticated, VaultError
+from hsmvault.model.errors import Unauthenticated
 from hsmvault.model.vault_records import VaultRecord
 from hsmvault.regions import revocation
 from hsmvault.regions.issuers import Issuer
@@ -64,13 +63,6 @@ class Callers:
                 count=len(given),
             )
         return self.of_token(_bearer(given[0]))
-
-    def admit(self, context: grpc.ServicerContext) -> None:
-        """End the call of who is nobody: for what needs no role, but a name."""
-        try:
-            self.identify(context)
-        except VaultError as error:
-            abort(context, status_of(error))
 
     def require_unrevoked(self, identity: Identity, vault: VaultRecord) -> None:
         """Raise CertificateRevoked if the vault's list names the certificate.

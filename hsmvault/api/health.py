@@ -4,9 +4,14 @@ Health answers from any network: balancers ask, and it tells nothing but whether
 are welcome. Reflection answers only where calls may come from.
 
 A call that hangs in the vault must not make a healthy partition look dead, and an open
-reflection stream must not take a serving thread.
+reflection stream must not take a serving thread. Nobody is asked for a role here, so
+what one caller can hold open is bounded: a check is answered at once and leaves
+nothing, watchers cost memory and no thread, and reflection streams count among the
+calls that a listener takes at a time.
 """
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -15,10 +20,49 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from hsmvault.api.identity import Identity
+from hsmvault.api.pools import BoundedPool
 from hsmvault.api.status import abort, status_of
-from hsmvault.model.errors import VaultError
+from hsmvault.model.errors import Overloaded, VaultError
 
 REFLECTION_THREADS: Final = 2
+REFLECTIONS_MAX: Final = 16
+"""Reflection streams that run or queue; a listener would refuse calls for more."""
+WATCHES_OF_ONE: Final = 256
+"""Health watchers of one principal: more than its clients need of one partition."""
+
+_REFLECTION: Final = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
+_UNKNOWN: Final = health_pb2.HealthCheckResponse(
+    status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+)
+
+
+class _Watchers:
+    """How many watchers each principal has open."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+        self._counting = threading.Lock()
+
+    def enter(self, principal: str, context: grpc.ServicerContext) -> None:
+        """Count a watcher until its call ends; raise Overloaded for one too many."""
+        with self._counting:
+            if self._open[principal] >= WATCHES_OF_ONE:
+                raise Overloaded(
+                    "{principal} watches the health of this partition {most} times "
+                    "already; end some, or use Check",
+                    principal=principal,
+                    most=WATCHES_OF_ONE,
+                )
+            self._open[principal] += 1
+        if not context.add_callback(lambda: self._leave(principal)):
+            self._leave(principal)
+
+    def _leave(self, principal: str) -> None:
+        with self._counting:
+            self._open[principal] -= 1
+            # Names that are nobody's any more take no room.
+            self._open += Counter()
 
 
 class Attendant:
@@ -28,19 +72,20 @@ class Attendant:
         self,
         services: Sequence[str],
         *,
-        identify: Callable[[grpc.ServicerContext], None],
+        identify: Callable[[grpc.ServicerContext], Identity],
         admit: Callable[[str], None],
     ) -> None:
-        """`identify` ends the call of who is nobody.
+        """`identify` raises a VaultError for who is nobody.
 
-        `admit` raises a VaultError for peers who may not come in.
+        `admit` raises one for peers who may not come in.
         """
         self._identify = identify
         self._admit = admit
         self._health_pool = ThreadPoolExecutor(1, thread_name_prefix="health")
-        self._reflection_pool = ThreadPoolExecutor(
-            REFLECTION_THREADS, thread_name_prefix="reflection"
+        self._reflection_pool = BoundedPool(
+            REFLECTION_THREADS, name="reflection", pending_max=REFLECTIONS_MAX
         )
+        self._watchers = _Watchers()
         self._names = ["", *services, health.SERVICE_NAME]
         self._health = health.HealthServicer()
         self._reflection = reflection.ReflectionServicer(
@@ -62,13 +107,27 @@ class Attendant:
         self._health_pool.shutdown(wait=False, cancel_futures=True)
         self._reflection_pool.shutdown(wait=False, cancel_futures=True)
 
+    def _identified(self, context: grpc.ServicerContext) -> Identity:
+        """Return who calls, or end the call of who is nobody."""
+        try:
+            return self._identify(context)
+        except VaultError as error:
+            abort(context, status_of(error))
+
     def _health_handler(self) -> grpc.GenericRpcHandler:
         def check(request: Any, context: grpc.ServicerContext) -> Any:
-            self._identify(context)
+            self._identified(context)
             return self._health.Check(request, context)
 
         def watch(request: Any, context: grpc.ServicerContext, respond: Any) -> Any:
-            self._identify(context)
+            principal = self._identified(context).principal
+            try:
+                self._watchers.enter(principal, context)
+            except Overloaded as error:
+                abort(context, status_of(error))
+            if request.service not in self._names:
+                # The servicer would keep every name that it was ever asked for.
+                return respond(_UNKNOWN)
             return self._health.Watch(request, context, respond)
 
         # The servicer itself would keep these on its class, for all instances.
@@ -100,7 +159,7 @@ class Attendant:
                 yield request
 
         def inform(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            self._identify(context)
+            self._identified(context)
             known = admitted(requests, context.peer())
             try:
                 yield from self._reflection.ServerReflectionInfo(known, context)
@@ -108,18 +167,34 @@ class Attendant:
                 abort(context, status_of(error))
 
         setattr(inform, "experimental_thread_pool", self._reflection_pool)  # noqa: B010
-        return grpc.method_handlers_generic_handler(
-            reflection.SERVICE_NAME,
-            {
-                "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
-                    inform,
-                    request_deserializer=(
-                        reflection_pb2.ServerReflectionRequest.FromString
-                    ),
-                    response_serializer=_serialised,
-                )
-            },
-        )
+        return _Reflection(_streaming(inform), self._reflection_pool)
+
+
+class _Reflection(grpc.GenericRpcHandler):
+    """Finds the behaviour of reflection: another one while its pool is full."""
+
+    def __init__(self, inform: Any, pool: BoundedPool) -> None:
+        self._inform = inform
+        self._pool = pool
+        self._full = _streaming(_refuse)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        if handler_call_details.method != _REFLECTION:
+            return None
+        return self._full if self._pool.full else self._inform
+
+
+def _refuse(_requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+    error = Overloaded("too many reflection streams are open here; come back later")
+    abort(context, status_of(error))
+
+
+def _streaming(behaviour: Callable[..., Any]) -> Any:
+    return grpc.stream_stream_rpc_method_handler(
+        behaviour,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=_serialised,
+    )
 
 
 def _serialised(message: Any) -> bytes:

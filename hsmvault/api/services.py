@@ -147,7 +147,7 @@ class Services:
         names = [service.full_name for service in SERVICES]
         self.attendant = Attendant(
             names,
-            identify=callers.admit,
+            identify=callers.identify,
             admit=lambda peer: require_network(peer, memory.refresh()),
         )
         self.options = server_options(limits)

@@ -1,8 +1,10 @@
 """Who gets in: certificates, sizes, unknown methods; health and reflection."""
 
 import datetime
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from hsmvault.api import identity
+from hsmvault.api.health import REFLECTIONS_MAX, WATCHES_OF_ONE
 from hsmvault.api.services import SERVICES, Limits
 from hsmvault.model.access import CRYPTO_USER
 from hsmvault.regions.certificates import Authority, Certified
@@ -287,6 +290,76 @@ def test_open_reflection_streams_take_no_thread_from_serving(north: Served) -> N
             stream.cancel()
 
 
+def test_reflection_streams_that_stay_open_leave_room_for_calls(
+    north: Served,
+) -> None:
+    """A caller without a role opens as many as a connection carries."""
+    stub = reflection_pb2_grpc.ServerReflectionStub(north.eve.channel)
+    gate = _Gate()
+    streams = [
+        stub.ServerReflectionInfo(gate, timeout=20) for _ in range(REFLECTIONS_MAX + 8)
+    ]
+
+    told = refusal(lambda: next(streams[-1]))
+    assert _topology(north.uma)
+    gate.open = True
+    for stream in streams:
+        stream.cancel()
+
+    assert told[:2] == (StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+
+
+def test_one_callers_watchers_of_health_are_bounded_and_no_other_callers(
+    north: Served,
+) -> None:
+    """Without a role, and with one certificate for as many processes as they like."""
+    asked = health_pb2.HealthCheckRequest()
+    eve = health_pb2_grpc.HealthStub(north.eve.channel)
+    uma = health_pb2_grpc.HealthStub(north.uma.channel)
+    opened = [eve.Watch(asked) for _ in range(WATCHES_OF_ONE)]
+    for watching in opened:
+        next(watching)
+
+    told = refusal(lambda: next(eve.Watch(asked, timeout=20)))
+    others = uma.Watch(asked, timeout=20)
+    shown = next(others).status
+    checked = eve.Check(asked).status
+    for watching in (*opened, others):
+        watching.cancel()
+
+    assert told[:2] == (StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert shown == checked == health_pb2.HealthCheckResponse.SERVING
+    assert _watched_again(eve)
+
+
+def _watched_again(stub: Any) -> bool:
+    """Whether a caller whose watchers ended may watch anew, once that has arrived."""
+    for _ in range(500):
+        with suppress(grpc.RpcError):
+            watching = stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+            next(watching)
+            watching.cancel()
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_watching_services_that_are_none_leaves_nothing_behind(north: Served) -> None:
+    """Each name that is asked for, up to a message long, must not stay in memory."""
+    stub = health_pb2_grpc.HealthStub(north.eve.channel)
+    before = len(north.services.attendant._health._send_response_callbacks)
+
+    for number in range(8):
+        watching = stub.Watch(
+            health_pb2.HealthCheckRequest(service=f"{number}" * 10_000), timeout=20
+        )
+        shown = next(watching).status
+        watching.cancel()
+        assert shown == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+    assert len(north.services.attendant._health._send_response_callbacks) == before
+
+
 class _Gate:
     """Requests that never come."""
 
@@ -297,8 +370,6 @@ class _Gate:
         return self
 
     def __next__(self) -> Any:
-        import time
-
         while not self.open:
             time.sleep(0.01)
         raise StopIteration
