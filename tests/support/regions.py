@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,12 +91,18 @@ class LiveRegion:
         assert self.process is not None
         return self.process.pid
 
-    def serve(self, *, wait: bool = True, manager: bool = False) -> None:
-        """Start the supervisor; `wait` until its partition servers serve."""
+    def serve(
+        self, *, wait: bool = True, manager: bool = False, under: Sequence[str] = ()
+    ) -> None:
+        """Start the supervisor; `wait` until its partition servers serve.
+
+        `under`: a command that ends by becoming the one that it is given.
+        """
         errors = (self.layout.directory / "serve.err").open("wb")
         with errors:
             self.process = subprocess.Popen(
                 [
+                    *under,
                     sys.executable,
                     "-m",
                     "hsmvault.server.supervisor",
