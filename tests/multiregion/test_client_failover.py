@@ -5,15 +5,22 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import hsmvault
 from hsmvault.client.errors import DeadlineExceeded
 from hsmvault.model import errors
+from hsmvault.model.log import Position
 from hsmvault.regions.layout import PARTITIONS
+from tests.support.callers import create, sign
+from tests.support.elsewhere import ELSEWHERE, from_elsewhere
 from tests.support.regions import LiveRegion, LiveVault, running_vault
+from tests.support.served import Caller, refusal
 
 pytestmark = pytest.mark.softhsm
 
@@ -224,3 +231,44 @@ def test_settings_are_in_force_in_the_other_region_once_it_has_them(
 
     assert held == made
     assert list(held.allowed_networks) == networks
+
+
+def test_callers_from_outside_the_networks_are_refused_in_the_other_region_too(
+    live: LiveVault,
+) -> None:
+    """Also where they are connected already, and where they come with min-position."""
+    south = live.region("south").endpoint
+    with (
+        connected(live, caller="admin") as admin,
+        from_elsewhere(south) as relayed,
+        grpc.secure_channel(relayed, live.credentials("alice")) as channel,
+    ):
+        stranger = Caller(channel)
+        inside = Caller(live.channel("south", caller="alice"))
+        assert sign(stranger, "keys/payroll").signature
+
+        made = admin.settings.update(allowed_networks=["127.0.0.1/32"])
+        assert sign(inside, "keys/payroll", at=made.position).signature
+        refused = [
+            refusal(lambda: sign(stranger, "keys/payroll")),
+            refusal(lambda: sign(stranger, "keys/payroll", at=made.position)),
+            refusal(lambda: create(stranger, "from-elsewhere")),
+        ]
+        # Nor may they wait at the door for a position that opens it.
+        ahead = Position.parse(made.position)
+        ahead = replace(ahead, index=ahead.index + 1)
+        waiting = refusal(lambda: sign(stranger, "keys/payroll", at=str(ahead)))
+        health = health_pb2_grpc.HealthStub(channel)
+        answered = health.Check(health_pb2.HealthCheckRequest(), timeout=60).status
+        made_inside = create(inside, "from-here").name
+
+        back = admin.settings.update(allowed_networks=[])
+        admin.regions.wait(back.position, region="south", seconds=30)
+        assert sign(stranger, "keys/payroll").signature
+
+    for code, reason, told in (*refused, waiting):
+        assert code is grpc.StatusCode.PERMISSION_DENIED
+        assert reason == "NETWORK_NOT_ALLOWED"
+        assert ELSEWHERE in told
+    assert answered == health_pb2.HealthCheckResponse.SERVING
+    assert made_inside == "keys/from-here"
