@@ -6,6 +6,7 @@ starting a region costs more than all of it.
 
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def _healthy(caller: Caller) -> bool:
     )
 
 
+def _require_refused(ask: Callable[[], object], why: str) -> None:
+    code, reason, told = refusal(ask)
+    assert (code, reason) == REFUSED
+    assert why in told
+
+
 def test_au_01_a_region_serves_nothing_unrecorded_on_a_disk_that_is_none(
     tmp_path: Path,
 ) -> None:
@@ -55,17 +62,14 @@ def test_au_01_a_region_serves_nothing_unrecorded_on_a_disk_that_is_none(
         north.serve(wait=False, under=disk.under)
         north.wait_up()
 
-        # Read-only from the start.
         for caller in call.everywhere("admin"):
-            code, reason, told = refusal(partial(topology, caller))
-            assert (code, reason) == REFUSED
-            assert "Read-only file system" in told
+            _require_refused(partial(topology, caller), "Read-only file system")
             assert not _healthy(caller)
         pids = [p["pid"] for p in north.processes()]
 
         disk.remount("rw")
         north.wait_until(
-            lambda: set(_records(disk, "audit.resumed")) == ALL, what="all five"
+            lambda: _records(disk, "audit.resumed").keys() == ALL, what="all"
         )
         north.wait_serving(manager=True)
         for record in _records(disk, "audit.resumed").values():
@@ -76,9 +80,7 @@ def test_au_01_a_region_serves_nothing_unrecorded_on_a_disk_that_is_none(
         # Nearly full: what changes nothing has room.
         disk.fill(leaving=RESERVE_BYTES // 2)
         for caller in call.everywhere():
-            code, reason, told = refusal(partial(create, caller, "more"))
-            assert (code, reason) == REFUSED
-            assert "bytes are free" in told
+            _require_refused(partial(create, caller, "more"), "bytes are free")
             assert sign(caller, name).signature
 
         # Full: the last page of a trail may take some records yet.
@@ -100,17 +102,15 @@ def test_au_01_a_region_serves_nothing_unrecorded_on_a_disk_that_is_none(
             lambda: not any(_refused(caller, name) for caller in everyone),
             what="all to resume",
         )
-        for partition in PARTITIONS:
-            resumed = _records(disk, "audit.resumed")[partition]["facts"]
-            assert resumed["problem"] == "No space left on device"
-            assert resumed["refused"] > 0
+        resumed = _records(disk, "audit.resumed")
+        for facts in (resumed[partition]["facts"] for partition in PARTITIONS):
+            assert facts["problem"] == "No space left on device"
+            assert facts["refused"] > 0
         assert refusal(lambda: key(call(), "keys/more"))[1] == "NOT_FOUND"
         assert create(call(), "more").name == "keys/more"
         assert [p["pid"] for p in north.processes()] == pids
-        disk.run(
-            *(sys.executable, "-m", "hsmvault.cli", "audit", "verify"),
-            str(north.layout.directory),
-        )
+        verify = (sys.executable, "-m", "hsmvault.cli", "audit", "verify")
+        disk.run(*verify, str(north.layout.directory))
 
 
 def _refused(caller: Caller, name: str) -> tuple[Any, ...]:
