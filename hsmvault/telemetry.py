@@ -39,7 +39,7 @@ class Event(StrEnum):
     CALL_DENIED = "call.denied"
     INTEGRITY_FAILED = "integrity.failed"
     COUNTERS_LOST = "counters.lost"
-    """They are behind what the token remembers. Keys are to be rotated here."""
+    """They do not add up, or not to what the token remembers. Rotate keys here."""
 
     ISSUER_KEYS_CHANGED = "issuer.keys_changed"
     ISSUER_SILENT = "issuer.silent"

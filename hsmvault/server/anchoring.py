@@ -10,8 +10,8 @@ from typing import Protocol
 from hsmvault.model.errors import LogCompacted, StoreBehind, TwoHistories
 from hsmvault.model.log import Head
 from hsmvault.telemetry import Event, report
-from hsmvault.vault.invocations import Remembering
 from hsmvault.vault.ports import Clock
+from hsmvault.vault.recounting import Remembering
 
 
 class Anchor(Protocol):

@@ -6,12 +6,13 @@ from hsmvault.config import RegionConfig
 from hsmvault.hsm.core import PartitionConfig
 from hsmvault.hsm.module import TokenAddress
 from hsmvault.hsm.partition import Partition
+from hsmvault.regions.card import Card
 from hsmvault.server.secrets import read_secret, require_module
 from hsmvault.store.counters import Counters
 from hsmvault.store.store import Store
 from hsmvault.telemetry import Event, report
-from hsmvault.vault.invocations import Remembering, TokenMemory
 from hsmvault.vault.ports import Clock
+from hsmvault.vault.recounting import Remembering, TokenMemory
 
 
 def open_partition(
@@ -48,14 +49,16 @@ def open_partition(
 
 
 def open_counters(
-    settings: RegionConfig, token: TokenMemory, clock: Clock
+    settings: RegionConfig, token: TokenMemory, clock: Clock, card: Card
 ) -> tuple[Counters, Remembering]:
     """Open what the region counts, made if it is not there yet.
 
     What the token remembers and the counters do not is lost, and kept as lost.
     """
     counters = Counters.open(settings.store.url, home=settings.layout.directory)
-    remembering = Remembering(counters, token)
+    remembering = Remembering(
+        counters, token, vault_id=card.vault_id, region=card.region
+    )
     if not remembering.compare(clock):
         report(Event.COUNTERS_LOST)
     return counters, remembering

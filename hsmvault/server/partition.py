@@ -33,6 +33,7 @@ from hsmvault.server.gauges import of_partition
 from hsmvault.server.heads import Heads
 from hsmvault.server.listeners import Listeners
 from hsmvault.server.opening import open_counters, open_partition, open_store
+from hsmvault.server.recounts import Recounts
 from hsmvault.server.trails import open_trail
 from hsmvault.store.store import Store
 from hsmvault.telemetry import Event, identify, report
@@ -75,22 +76,22 @@ class PartitionServer:
     def run(self) -> str:
         """Serve until SIGTERM; or until the HSM is lost, and answer why."""
         self.heart.start()
-        card = Card.parse(self._settings.layout.card.read_text(encoding="utf-8"))
+        settings, layout = self._settings, self._settings.layout
+        card = Card.parse(layout.card.read_text(encoding="utf-8"))
         self._hsm = hsm = open_partition(
-            self._settings, self._name, vault_id=card.vault_id, on_lost=self._on_lost
+            settings, self._name, vault_id=card.vault_id, on_lost=self._on_lost
         )
-        self._store = store = open_store(self._settings)
+        self._store = store = open_store(settings)
         require_not_behind(hsm, store)
-        self._trail = trail = open_trail(self._settings, self._name)
-        counters, remembering = open_counters(self._settings, hsm, services.now_ms)
+        self._trail = trail = open_trail(settings, self._name)
+        counters, remembering = open_counters(settings, hsm, services.now_ms, card)
         report(Event.PARTITION_OPENED)
 
-        memory = Memory(store, hsm, region=self._settings.region.name)
-        layout = self._settings.layout
+        memory = Memory(store, hsm, region=settings.region.name)
         manager = ManagerClient(layout)
-        tracer = _tracer(self._settings, self._name)
+        tracer = _tracer(settings, self._name)
         self._public = public = services.build(
-            region=self._settings.region.name,
+            region=settings.region.name,
             partition=self._name,
             store=store,
             counters=counters,
@@ -100,14 +101,14 @@ class PartitionServer:
             partitions=PartitionClients(layout),
             trail=trail,
             memory=memory,
-            callers=Callers(self._settings.issuers),
-            limits=_limits(self._settings),
+            callers=Callers(settings.issuers),
+            limits=_limits(settings),
             observers=(measured,) if tracer is None else (measured, tracer),
             traces=tracer,
         )
         local = sockets.listen(layout.socket(self._name), threads=_LOCAL_THREADS)
         partition_service.add_to(local, _Duties(self, hsm, public, card.vault_id))
-        listeners = Listeners(self._settings, self._name, public)
+        listeners = Listeners(settings, self._name, public)
         # What is here now stays as long as the process: not worth looking at again.
         gc.freeze()
         local.start()
@@ -115,8 +116,8 @@ class PartitionServer:
 
         anchoring = Anchoring(hsm, store, remembering, services.now_ms)
         heads = self._vouching(trail, hsm, manager, vault_id=card.vault_id)
-        self._serve(memory, public, anchoring, hsm)
-
+        with Recounts(remembering, services.now_ms):
+            self._serve(memory, public, anchoring, hsm)
         self._leave(public)
         if self._lost:
             listeners.stop(grace=LOST_GRACE_SECONDS)

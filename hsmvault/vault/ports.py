@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hsmvault.model.algorithms import Algorithm, KeySpec
+from hsmvault.model.invocations import Count, Reckoning
 from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, RequestMark
 
 # Known by these names here too: the rooms above speak of the vault's ports.
@@ -242,10 +243,10 @@ class Store(Protocol):
 class CounterStore(Protocol):
     """What the region counts for itself, apart from log and state."""
 
-    def taken(self, version: str) -> tuple[int, bytes] | None:
+    def taken(self, version: str) -> Count | None:
         """How many invocations were taken for a version, with the region's MAC."""
 
-    def advance(self, version: str, seen: int, taken: int, mac: bytes) -> bool:
+    def advance(self, version: str, seen: int, count: Count) -> bool:
         """Count up from `seen`, durably; False: it is not `seen` any more."""
 
     def generation(self) -> int:
@@ -254,8 +255,22 @@ class CounterStore(Protocol):
     def lost_ms(self) -> int:
         """When counts were found missing; 0: never."""
 
-    def lose(self, *, at_ms: int, generation: int) -> None:
-        """Keep that counts are missing, and go on from this generation at least."""
+    def survey(self, see: Callable[[Sequence[tuple[str, Count]]], object]) -> Reckoning:
+        """Show all counts as they are at one moment; returns how they add up."""
+
+    def former(self) -> list[tuple[str, int, bytes]]:
+        """What an earlier release counted, with its MACs."""
+
+    def settle(
+        self,
+        reckoning: Reckoning,
+        *,
+        seen: int,
+        lost_ms: int = 0,
+        drop: Sequence[str] = (),
+        add: Sequence[tuple[str, Count]] = (),
+    ) -> bool:
+        """Go on from a reckoning made at generation `seen`; False: it has moved on."""
 
 
 class Witness(Protocol):

@@ -6,7 +6,8 @@ against a real token, so what passes with the fake is worth something.
 
 import hmac
 import secrets
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -43,6 +44,7 @@ from hsmvault.model.errors import (
     RegionNotReady,
     WrappedKeyInvalid,
 )
+from hsmvault.model.invocations import Count, Reckoning
 from hsmvault.model.log import Head
 from hsmvault.model.material import Blob, Generated, Material, Plain, Sealed
 from hsmvault.model.stored import KWP, WrappedKey, pair_key_name, region_key_name
@@ -72,34 +74,56 @@ class FakeCounters:
 
     def __init__(self) -> None:
         """Count from nothing."""
-        self._rows: dict[str, tuple[int, bytes]] = {}
-        self._generation = 0
+        self._rows: dict[str, Count] = {}
+        self._reckoned = Reckoning(0, 0, b"")
         self._lost_ms = 0
 
-    def taken(self, version: str) -> tuple[int, bytes] | None:
+    def taken(self, version: str) -> Count | None:
         """How many were taken, with the MAC over it."""
         return self._rows.get(version)
 
-    def advance(self, version: str, seen: int, taken: int, mac: bytes) -> bool:
+    def advance(self, version: str, seen: int, count: Count) -> bool:
         """Count up from `seen`."""
-        if self._rows.get(version, (0, b""))[0] != seen:
+        row = self._rows.get(version)
+        if (row.taken if row else 0) != seen:
             return False
-        self._rows[version] = taken, mac
-        self._generation += 1
+        self._rows[version] = count
+        self._reckoned = replace(self._reckoned, generation=self.generation() + 1)
         return True
 
     def generation(self) -> int:
         """How often it counted."""
-        return self._generation
+        return self._reckoned.generation
 
     def lost_ms(self) -> int:
         """When counts were found missing."""
         return self._lost_ms
 
-    def lose(self, *, at_ms: int, generation: int) -> None:
-        """Keep that counts are missing."""
-        self._lost_ms = max(at_ms, self._lost_ms)
-        self._generation = max(generation, self._generation)
+    def survey(self, see: Callable[[Sequence[tuple[str, Count]]], object]) -> Reckoning:
+        """Show all counts, and how they add up."""
+        see(list(self._rows.items()))
+        return self._reckoned
+
+    def former(self) -> list[tuple[str, int, bytes]]:
+        """No earlier release kept any."""
+        return []
+
+    def settle(
+        self,
+        reckoning: Reckoning,
+        *,
+        seen: int,
+        lost_ms: int = 0,
+        drop: Sequence[str] = (),
+        add: Sequence[tuple[str, Count]] = (),
+    ) -> bool:
+        """Go on from a reckoning."""
+        if self.generation() != seen:
+            return False
+        self._rows = {v: c for v, c in self._rows.items() if v not in drop} | dict(add)
+        self._reckoned = reckoning
+        self._lost_ms = max(lost_ms, self._lost_ms)
+        return True
 
 
 class FakeHsm:

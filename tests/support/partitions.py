@@ -26,8 +26,8 @@ from hsmvault.hsm.session import Session
 from hsmvault.model.algorithms import USES, Algorithm, KeySpec, Operation
 from hsmvault.model.material import Material
 from hsmvault.model.stored import WrappedKey
-from hsmvault.vault.invocations import TokenMemory
 from hsmvault.vault.ports import Hsm, PoolHsm
+from hsmvault.vault.recounting import TokenMemory
 from tests.support.fakes import FakeHsm
 from tests.support.softhsm import MODULE, Officers, Token, birth_pair, birth_region
 
