@@ -47,7 +47,7 @@ class Inspecting(Counting):
 
         Raises IntegrityFailure for a row whose place is no text: SQLite keeps anything.
         """
-        with self._database.reading() as connection:
+        with self._database.snapshot() as connection:
             query = {"after": after, "most": limit}
             kept = connection.execute(_PLACES, query).scalars().all()
             places = [at for at in kept if isinstance(at, str)]

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from sqlalchemy import Select, delete, select
 
-from hsmvault.model.errors import TwoHistories, VaultError
+from hsmvault.model.errors import IntegrityFailure, TwoHistories, VaultError
 from hsmvault.model.log import Entry, Epoch, Head, Kind, Position, RequestMark
 from hsmvault.model.stored import Row, StoredRecord, WrappedKey
 from hsmvault.model.vault_records import EpochRecord
@@ -137,7 +137,9 @@ class Store(Inspecting):
 
     def state(self, resource: str) -> StoredRecord | None:
         """One resource. Raises IntegrityFailure when log and state disagree."""
-        with self._database.reading() as connection:
+        found = None
+        # Doubted too: what was purged between two statements is decided below.
+        with self._database.reading() as connection, suppress(IntegrityFailure):
             found = records.peek(connection, resource)
         if found is not None:
             return found
@@ -180,12 +182,12 @@ class Store(Inspecting):
         query = records.due(
             kind=kind, before_ms=before_ms, after=after, limit=limit, life=state
         )
-        with self._database.reading() as connection:
+        with self._database.snapshot() as connection:
             rows = connection.execute(query).all()
             return [(row.due, records.found(connection, row)) for row in rows]
 
     def _rows(self, query: Select[*tuple[Any, ...]]) -> list[StoredRecord]:
-        with self._database.reading() as connection:
+        with self._database.snapshot() as connection:
             rows = connection.execute(query).all()
             return [records.checked(connection, row) for row in rows]
 

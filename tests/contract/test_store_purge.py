@@ -1,14 +1,29 @@
 """Purging: what goes, what stays, and that it cannot come back."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import Connection
 
 from hsmvault.model.errors import AlreadyExists, ChangedMeanwhile, IntegrityFailure
+from hsmvault.model.key_records import KeyRecord, VersionRecord
+from hsmvault.model.lifecycle import KeyState
 from hsmvault.model.log import Kind
+from hsmvault.model.stored import StoredRecord
+from hsmvault.store import state
 from hsmvault.store.schema import place_of
 from hsmvault.store.store import Store
-from tests.support.stored import Author, at_rest, change, key, sealed, stored, version
+from tests.support.stored import (
+    NOW,
+    Author,
+    at_rest,
+    change,
+    key,
+    sealed,
+    stored,
+    version,
+)
 
 
 def test_a_purge_leaves_only_the_tombstone(store: Store) -> None:
@@ -151,3 +166,47 @@ def test_wrapped_keys_without_a_version_are_not_committed(store: Store) -> None:
 
     assert store.state("keys/payroll") is None
     assert stored(made).resource == "keys/payroll"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda store: store.state("keys/k") and [],
+        lambda store: store.states(Kind.KEY) and [],
+        lambda store: [
+            row.problem
+            for _, row in store.due(Kind.KEY, before_ms=NOW * 2, state=KeyState.DELETED)
+        ],
+        lambda store: [row.problem for row in store.rows()],
+    ],
+    ids=["state", "states", "due", "rows"],
+)
+def test_a_key_that_is_purged_while_it_is_read_is_no_forgery(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[Store], list[str] | None],
+) -> None:
+    """Its name lived before, so tombstones are asked for: by then there is its own."""
+    author = Author(store)
+    author.purge(*_deleted(author, "k"))
+    made, first = _deleted(author, "k")
+    asked: list[StoredRecord] = []
+    buried = state._buried
+
+    def purging(connection: Connection, found: StoredRecord) -> bool:
+        if not asked:
+            asked.append(found)
+            author.purge(made, first)
+        return buried(connection, found)
+
+    monkeypatch.setattr(state, "_buried", purging)
+
+    assert not any(read(store) or [])
+    assert asked
+
+
+def _deleted(author: Author, name: str) -> tuple[KeyRecord, VersionRecord]:
+    made, first = author.create(name)
+    return author.update(
+        made, state=KeyState.DELETED, delete_ms=NOW, purge_ms=NOW
+    ), first
