@@ -16,16 +16,10 @@ from hsmvault.v1.key_service_pb2 import GetKeyRequest
 from hsmvault.v1.region_service_pb2 import ListAuditHeadsRequest
 from tests.support.callers import USER, Callers, create, sign
 from tests.support.canary import CANARY
-from tests.support.regions import LiveRegion, LiveVault, founded_vault
+from tests.support.regions import LiveRegion, LiveVault, running_vault
 from tests.support.served import refusal
 
 HEALED = ("waiting to restart", "starting", "serving")
-EVERY_SECOND = ("head_seconds = 60", "head_seconds = 1")
-
-
-def _signs_heads_every_second(region: LiveRegion) -> None:
-    path = region.layout.config
-    path.write_text(path.read_text().replace(*EVERY_SECOND))
 
 
 def _verify(
@@ -116,14 +110,9 @@ def _facts(region: LiveRegion, event: str) -> list[dict[str, Any]]:
 def test_au_07_trails_of_two_regions_are_signed_held_by_each_other_and_verified(
     tmp_path: Path,
 ) -> None:
-    with founded_vault(tmp_path) as vault:
-        _signs_heads_every_second(vault.north)
-        vault.north.serve()
+    with running_vault(tmp_path, head_seconds=1) as vault:
         vault.grant("alice", USER)
-        south = vault.init("south", kind="extended")
-        _signs_heads_every_second(south)
-        south.serve(wait=False)
-        south.wait_up()
+        south = vault.extend("south")
         vault.add("south")
         call = Callers(vault)
         key = create(call(), "pay")

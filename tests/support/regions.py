@@ -46,6 +46,9 @@ START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
 FREE: Final = "free"
 """As `metrics` under [telemetry]: on some port of each region's own."""
+HEAD_SECONDS: Final = 3600
+"""How often audit heads are appended to the log. A test that finds no entry in it that
+should not be there must not find one of these."""
 
 
 @dataclass
@@ -235,6 +238,7 @@ class LiveVault:
     """Added to each region's region.toml."""
     telemetry: Mapping[str, str | int] = field(default_factory=dict)
     """What stands under [telemetry] in its regions' settings."""
+    head_seconds: int = HEAD_SECONDS
     regions: dict[str, LiveRegion] = field(default_factory=dict)
     callers: dict[str, ClientFiles] = field(default_factory=dict)
     _channels: list[grpc.Channel] = field(default_factory=list)
@@ -274,7 +278,7 @@ class LiveVault:
         telemetry = dict(self.telemetry)
         if telemetry.get("metrics") == FREE:
             telemetry["metrics"] = f"127.0.0.1:{free_ports('127.0.0.1').public}"
-        _configure(born.layout, telemetry)
+        _configure(born.layout, telemetry | {"head_seconds": self.head_seconds})
         with born.layout.config.open("a") as settings:
             settings.write(self.settings)
         self.regions[name] = LiveRegion(born.layout)
@@ -447,9 +451,10 @@ def founded_vault(
     *,
     settings: str = "",
     telemetry: Mapping[str, str | int] | None = None,
+    head_seconds: int = HEAD_SECONDS,
 ) -> Iterator[LiveVault]:
     """One region, `north`, founded and not served yet."""
-    vault = LiveVault(directory, settings, telemetry or {})
+    vault = LiveVault(directory, settings, telemetry or {}, head_seconds)
     try:
         vault.init("north")
         vault.found()
@@ -464,8 +469,11 @@ def running_vault(
     *,
     settings: str = "",
     telemetry: Mapping[str, str | int] | None = None,
+    head_seconds: int = HEAD_SECONDS,
 ) -> Iterator[LiveVault]:
     """One region, `north`, founded and served; CN=admin administers it."""
-    with founded_vault(directory, settings=settings, telemetry=telemetry) as vault:
+    with founded_vault(
+        directory, settings=settings, telemetry=telemetry, head_seconds=head_seconds
+    ) as vault:
         vault.north.serve()
         yield vault
