@@ -26,6 +26,7 @@ from hsmvault.v1 import (
     key_service_pb2_grpc,
     resources_pb2,
 )
+from tests.support.cut import unsupervised
 from tests.support.incoming import wrapped
 from tests.support.regions import LiveRegion, LiveVault, alive, running_vault
 from tests.support.served import refusal
@@ -168,12 +169,14 @@ def test_cr_11_a_wrapping_key_that_was_used_when_its_process_was_killed_is_spent
         key_transfer_blob=wrapped(half, bytes(range(32))),
         request_id="import-1",
     )
-    paused = {name: north.pause_partition(name) for name in ("p1", "p2")}
-    with closing(sqlite3.connect(north.layout.store, isolation_level=None)) as store:
+    with (
+        # Or a sibling would be started again, and prove the key.
+        unsupervised(north),
+        closing(sqlite3.connect(north.layout.store)) as store,
+    ):
+        paused = {name: north.pause_partition(name) for name in ("p1", "p2")}
         call = stub.ImportKey.future(ask, timeout=60)
         north.wait_until(lambda: _used(store, by.name), what="the use to be durable")
-        # Nor does it commit, should a sibling be started again too soon.
-        store.execute("BEGIN IMMEDIATE")
         paused["p0"] = north.kill_partition("p0")
         assert refusal(call.result)[0] is grpc.StatusCode.UNAVAILABLE
     for name, former in paused.items():

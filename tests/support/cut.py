@@ -1,4 +1,4 @@
-"""Cutting a region off from the others, for as long as a test wants."""
+"""Keeping a region from the others, or from its supervisor, for as long as wanted."""
 
 import os
 import signal
@@ -9,19 +9,26 @@ from tests.support.regions import LiveRegion, alive
 
 
 @contextmanager
-def cut_off(region: LiveRegion) -> Iterator[None]:
-    """Kill the region's pool manager, and keep it from coming back meanwhile.
-
-    Its supervisor is stopped: nobody starts the manager again. The partitions serve on.
-    """
-    manager = int(region.partition("manager")["pid"])
+def unsupervised(region: LiveRegion) -> Iterator[None]:
+    """Stop the region's supervisor: nobody starts what dies or hangs meanwhile."""
     os.kill(region.pid, signal.SIGSTOP)
     try:
-        os.kill(manager, signal.SIGKILL)
-        region.wait_until(lambda: not alive(manager), what="the manager to be dead")
         yield
     finally:
         os.kill(region.pid, signal.SIGCONT)
+
+
+@contextmanager
+def cut_off(region: LiveRegion) -> Iterator[None]:
+    """Kill the region's pool manager, and keep it from coming back meanwhile.
+
+    The partitions serve on.
+    """
+    manager = int(region.partition("manager")["pid"])
+    with unsupervised(region):
+        os.kill(manager, signal.SIGKILL)
+        region.wait_until(lambda: not alive(manager), what="the manager to be dead")
+        yield
     region.wait_until(
         lambda: (
             region.partition("manager")["pid"] not in {None, manager}
