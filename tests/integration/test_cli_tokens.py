@@ -146,7 +146,7 @@ def test_a_token_goes_to_token_ports_and_alone(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hsmvault.cli.asking.TIMEOUT", 1.0)
+    monkeypatch.setattr("hsmvault.cli.asking.TIMEOUT", 3.0)
     file = tmp_path / "token"
     file.write_text(issuer.token("uma"))
     files, port = vault.admin, vault.north.card.token_endpoints[0]
