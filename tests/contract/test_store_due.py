@@ -127,3 +127,42 @@ def test_what_is_due_is_found_by_its_index(tmp_path: Path) -> None:
 
     assert len(plan) == 1
     assert "INDEX state_due (kind=? AND due<?)" in plan[0]
+
+
+def test_a_row_is_filed_again_by_its_own_record_and_by_no_older_one(
+    store: Store,
+) -> None:
+    """Between the look and the repair somebody may have changed the key."""
+    author = Author(store)
+    deleted = _deleted(author, "a", 7)
+    before = store.state("keys/a")
+    author.update(deleted, state=KeyState.ACTIVE, delete_ms=0, purge_ms=0)
+    after = store.state("keys/a")
+    assert before is not None
+    assert after is not None
+
+    assert not store.file_again(before)
+    assert _due(store, KeyState.DELETED, NOW * 2) == []
+    assert store.file_again(after)
+    assert all(not row.misfiled for row in store.rows())
+
+
+def test_rows_are_read_in_pages_and_missed_where_the_log_has_them(
+    store: Store, south: Store
+) -> None:
+    author = Author(store)
+    key, first = author.create("gone")
+    author.create("here")
+    author.purge(key, first)
+    followed(store, south)
+
+    pages: list[str] = []
+    while rows := south.rows(after=pages[-1] if pages else "", limit=2):
+        pages += [row.place for row in rows]
+
+    assert pages == [row.place for row in store.rows(limit=1000)]
+    assert pages == sorted(set(pages))
+    # What was purged is not missed.
+    head = south.head()
+    assert head is not None
+    assert south.gone(0, head.position.index) == []
