@@ -18,6 +18,7 @@ from typing import Final
 
 import click
 
+from hsmvault.local.status import Unanswered
 from hsmvault.model import errors
 from hsmvault.model.errors import ConfigurationError, VaultError
 
@@ -48,6 +49,7 @@ _WAYS_OUT: Final[Mapping[type[VaultError], str]] = MappingProxyType(
         errors.Unauthenticated: "hsmvault caller add issues certificates; tokens are "
         "your issuer's to give",
         errors.Overloaded: "wait a moment, and repeat",
+        Unanswered: "is the region running? hsmvault serve --region DIR starts it",
     }
 )
 """Said after messages that do not themselves end with what to do."""

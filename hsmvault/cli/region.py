@@ -55,6 +55,10 @@ def add(asking: Asking, card: Path, fingerprint: str, yes: bool, no_wait: bool) 
             made = adding.add(
                 asking.vault, read, fingerprint=fingerprint, watching=watching
             )
+        printing.note(
+            f'name {read.endpoint} in profiles, too ("endpoints"): for when other '
+            "regions are away"
+        )
     _show(asking, made)
 
 

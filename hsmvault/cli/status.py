@@ -73,6 +73,11 @@ def drawn(glance: Glance) -> RenderableType:
             _partitions(answer),
         )
     lines: list[RenderableType] = [regions]
+    lines += [
+        Text(f"{region.name.removeprefix('regions/')}: {region.problem}", style="red")
+        for region in glance.topology.regions
+        if region.problem
+    ]
     for name, answer in glance.answers.items():
         if isinstance(answer, VaultError):
             lines.append(Text(f"{name}: {answer}", style="red"))

@@ -47,8 +47,11 @@ def attend(
             for task in stub.AttachOfficer(_taken(replies)):
                 asked = from_json(task.task)
                 told(f"{task.partition}: {asked.get('task')}")
-                reply = json.dumps(_done(officers[task.partition], asked))
-                replies.put(pb.OfficerReply(id=task.id, reply=reply))
+                done = _done(officers[task.partition], asked)
+                if not done["ok"]:
+                    # Who typed a wrong PIN is the one to hear of it.
+                    told(f"{task.partition}: {done['message']}")
+                replies.put(pb.OfficerReply(id=task.id, reply=json.dumps(done)))
 
 
 def _taken(replies: "queue.Queue[pb.OfficerReply | None]") -> Iterator[pb.OfficerReply]:

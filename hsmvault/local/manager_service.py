@@ -9,10 +9,9 @@ import grpc
 from hsmvault import tracing
 from hsmvault.local import convert
 from hsmvault.local.officers import LocalOfficers
-from hsmvault.local.status import packed, told
+from hsmvault.local.status import told
 from hsmvault.local.v1 import local_service_pb2 as pb
 from hsmvault.local.v1 import local_service_pb2_grpc as pb_grpc
-from hsmvault.model.errors import VaultError
 from hsmvault.model.log import Position
 from hsmvault.model.orders import RemovalOrder, Terms
 from hsmvault.regions.ports import ManagerDuties
@@ -121,10 +120,8 @@ class ManagerService(pb_grpc.ManagerWorkServicer):
         self, request_iterator: Iterator[pb.OfficerReply], context: grpc.ServicerContext
     ) -> Iterator[pb.OfficerTask]:
         """Lend an operator's officers to the region until the call ends."""
-        try:
+        with told(context):
             yield from self._officers.attached(request_iterator, context.is_active)
-        except VaultError as error:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, packed(error).message)
 
 
 def _terms(change: pb.RegionChange) -> Terms:

@@ -174,7 +174,10 @@ class LocalOfficers:
             )
         with self._attaching:
             if self._attached is not None:
-                raise WrongState("an officer is attached already")
+                raise WrongState(
+                    "an officer is attached to this region already; end that "
+                    "hsmvault ceremony first"
+                )
             self._attached = officer
         listener = threading.Thread(
             target=_listen, args=(officer, replies), name="officer", daemon=True

@@ -246,4 +246,4 @@ def main(seconds: float, rounds: int, keys: int, json_file: Path | None) -> None
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="./scripts/bench")

@@ -142,4 +142,4 @@ def _steps(stage: Stage, running: Dev, scratch: Path, *, keep: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="./scripts/demo")

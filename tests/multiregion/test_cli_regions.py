@@ -52,11 +52,26 @@ def test_a_region_waits_for_its_officer_and_is_removed_by_its_administrator(
         lambda: states(vault)["regions/south"] == "AWAITING_CEREMONY",
         what="the ceremony to be waited for",
     )
+    # Whoever types a wrong PIN is told so, and it is tried once.
+    mistaken = attending(south.layout.directory, "not-the-so-pin")
+    south.wait_until(
+        lambda: states(vault)["regions/south"] == "FAILED", what="it to fail"
+    )
+    mistaken.terminate()
+    assert "was not accepted" in mistaken.communicate()[1]
+    glance = typed(vault, "status")
+    assert "was not accepted" in glance.text
+
+    again = typed(vault, "region", "add", south.layout.directory, "--yes", "--no-wait")
+    assert again.code == 0, again.err
     officer = attending(south.layout.directory)
     try:
         waited = typed(vault, "region", "wait", "--added", "south", "--seconds", "90")
         assert waited.code == 0, waited.err
         assert states(vault)["regions/south"] == "SUCCEEDED"
+        second = attending(south.layout.directory)
+        assert "attached to this region already" in second.communicate()[1]
+        assert second.returncode == 8
 
         removed = typed(vault, "region", "remove", "south", "--yes")
     finally:
@@ -70,7 +85,7 @@ def test_a_region_waits_for_its_officer_and_is_removed_by_its_administrator(
     assert SO_PIN not in said
 
 
-def attending(directory: Path) -> "subprocess.Popen[str]":
+def attending(directory: Path, so_pin: str = SO_PIN) -> "subprocess.Popen[str]":
     """Run `hsmvault ceremony` and type the PINs."""
     officer = subprocess.Popen(
         [sys.executable, "-m", "hsmvault.cli", "ceremony", str(directory)],
@@ -82,7 +97,7 @@ def attending(directory: Path) -> "subprocess.Popen[str]":
         start_new_session=True,
     )
     assert officer.stdin is not None
-    officer.stdin.write(f"{SO_PIN}\n" * len(PARTITIONS))
+    officer.stdin.write(f"{so_pin}\n" * len(PARTITIONS))
     officer.stdin.flush()
     return officer
 
