@@ -27,6 +27,7 @@ from hsmvault.cli.role import role
 from hsmvault.cli.rotation import activate, rotation
 from hsmvault.cli.status import status, topology
 from hsmvault.cli.sweeper import sweeper
+from hsmvault.cli.tailing import tail
 from hsmvault.cli.vault import vault
 from hsmvault.cli.watch import watch
 from hsmvault.model.errors import ConfigurationError, VaultError
@@ -64,6 +65,7 @@ for _command in (role, region, topology, watch, client_config):
     cli.add_command(_command)
 for _command in (revoke, revoked, show):
     caller.add_command(_command)
+audit.add_command(tail)
 for _command in (vault, caller, serve, ceremony, partition, sweeper, audit, dev):
     cli.add_command(_command)
 

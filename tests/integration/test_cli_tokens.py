@@ -169,17 +169,6 @@ def test_a_token_goes_to_token_ports_and_alone(
     assert (signed.code, "client certificate" in signed.err) == (78, True), signed.err
 
 
-def test_a_token_is_read_anew_from_its_file(
-    vault: LiveVault, issuer: TestIssuer, key: str
-) -> None:
-    typed = typed_by(vault, issuer.token("eve"), "renewed")
-    assert typed("key", "get", key).code == 5
-
-    (vault.directory / "renewed.jwt").write_text(issuer.token("uma"))
-
-    assert typed("key", "get", key).code == 0
-
-
 def test_a_token_shows_up_in_no_file_of_the_region(
     vault: LiveVault, issuer: TestIssuer, key: str
 ) -> None:
