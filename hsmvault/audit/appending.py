@@ -117,6 +117,9 @@ class Appender:
             former.sync()
             former.close()
             del self._former[0]
+            if former is segment:
+                # Another was begun meanwhile, and this one is kept.
+                segment = None
         if segment is not None:
             segment.sync()
 

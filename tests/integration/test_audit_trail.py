@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
+from hsmvault.audit.appending import Appender
 from hsmvault.audit.trail import RESERVE_BYTES, Trail
 from hsmvault.model.errors import AuditUnavailable, IntegrityFailure
 from hsmvault.v1 import key_service_pb2 as keys
@@ -84,6 +85,31 @@ def test_a_trail_goes_on_in_another_file_when_one_is_long(tmp_path: Path) -> Non
         range(1, 11 + len(paths))
     )
     assert all(path.stat().st_size < 1500 for path in paths)
+
+
+def test_a_file_that_is_left_while_the_disk_keeps_it_is_no_failure(
+    tmp_path: Path,
+) -> None:
+    """Two files are begun while one before them is being kept."""
+    files = Appender(tmp_path, vault_id=VAULT_ID, region="north", process="p0")
+    files.begin()
+    files.append('"event":"test.ran"')
+    first = files._segment
+    assert first is not None
+    files.begin_next()
+    keep = first.sync
+
+    def slowly() -> None:
+        keep()
+        files.begin_next()
+
+    first.sync = slowly  # type: ignore[method-assign]
+    files.sync()
+    files.append('"event":"test.ran"')
+    files.sync()
+    files.close()
+
+    assert [line["sequence"] for line in _lines(tmp_path)] == [1, 2, 3, 4]
 
 
 def test_two_processes_have_two_files_and_one_trail_has_one_writer(
