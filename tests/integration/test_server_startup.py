@@ -1,6 +1,7 @@
 """What keeps a region from starting: one clear error, an exit code, nothing changed."""
 
 import hashlib
+import re
 import shutil
 import socket
 import subprocess
@@ -278,9 +279,11 @@ def test_a_store_older_than_its_token_remembers_is_not_served(
     code = north.ended()
 
     assert code == CONFIGURATION_ERROR
-    assert "the store ends at 1.north.4, but the token remembers 1.north.5" in (
-        north.said
-    )
+    # More than the grant, if the heads of its trails were anchored while it ended.
+    told = r"the store ends at 1\.north\.4, but the token remembers 1\.north\.(\d+)"
+    remembered = re.search(told, north.said)
+    assert remembered, north.said
+    assert int(remembered[1]) > 4
 
 
 def test_what_a_region_keeps_is_for_its_user_alone(served: LiveRegion) -> None:
