@@ -18,9 +18,9 @@ from hsmvault.api.rates import SECOND_NS, Rates
 from hsmvault.model.access import CRYPTO_USER
 from hsmvault.v1.crypto_service_pb2 import BatchItem, BatchRequest, SignRequest
 from hsmvault.v1.region_service_pb2 import GetTopologyRequest
-from tests.integration.test_api_vault import get, update
 from tests.support.certified import nameless
 from tests.support.served import Served, grant, make_key, refusal, served, signed
+from tests.support.settings import get, update
 from tests.unit.test_rates import Clock
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED

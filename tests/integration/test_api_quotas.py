@@ -11,7 +11,6 @@ import pytest
 from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1.resources_pb2 import Key
 from hsmvault.v1.resources_pb2 import KeySpec as Spec
-from tests.integration.test_api_vault import update
 from tests.support.served import (
     Served,
     genesis,
@@ -21,6 +20,7 @@ from tests.support.served import (
     served,
     signed,
 )
+from tests.support.settings import update
 
 FULL = (grpc.StatusCode.FAILED_PRECONDITION, "LIMIT_REACHED")
 

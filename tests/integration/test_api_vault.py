@@ -12,13 +12,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-from google.protobuf.field_mask_pb2 import FieldMask
 
 from hsmvault.model.vault_records import VaultRecord
 from hsmvault.regions.certificates import Authority
 from hsmvault.v1.key_service_pb2 import DeleteKeyRequest, PurgeKeyRequest
 from hsmvault.v1.resources_pb2 import Vault
-from hsmvault.v1.vault_service_pb2 import GetVaultRequest, UpdateVaultRequest
+from hsmvault.v1.vault_service_pb2 import GetVaultRequest
 from tests.support.served import (
     PAGE_KEY,
     VAULT_ID,
@@ -32,6 +31,7 @@ from tests.support.served import (
     served,
     signed,
 )
+from tests.support.settings import get, update
 
 StatusCode = grpc.StatusCode
 INVALID = StatusCode.INVALID_ARGUMENT
@@ -42,25 +42,6 @@ FAILED = StatusCode.FAILED_PRECONDITION
 def north(tmp_path: Path) -> Iterator[Served]:
     with served(tmp_path) as one:
         yield one
-
-
-def update(one: Served, *, by: str = "ada", **settings: Any) -> Vault:
-    """Have the Administrator set what is named, also to its default."""
-    options = {
-        name: settings.pop(name)
-        for name in ("etag", "request_id", "allow_lock_out")
-        if name in settings
-    }
-    request = UpdateVaultRequest(
-        vault=Vault(etag=options.pop("etag", ""), **settings),
-        update_mask=FieldMask(paths=list(settings)),
-        **options,
-    )
-    return getattr(one, by).vault.UpdateVault(request)
-
-
-def get(one: Served, *, by: str = "ada") -> Vault:
-    return getattr(one, by).vault.GetVault(GetVaultRequest(name="vault"))
 
 
 def test_the_vault_is_read_with_all_its_settings(north: Served) -> None:

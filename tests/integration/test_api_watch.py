@@ -23,7 +23,6 @@ from hsmvault.v1 import access_service_pb2 as access
 from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1.resources_pb2 import Key
 from hsmvault.v1.vault_service_pb2 import Change, WatchRequest, WatchResponse
-from tests.integration.test_api_vault import update
 from tests.support.served import (
     VAULT_ID,
     Caller,
@@ -39,6 +38,7 @@ from tests.support.served import (
     served,
     signed,
 )
+from tests.support.settings import update
 
 StatusCode = grpc.StatusCode
 DENIED = (StatusCode.PERMISSION_DENIED, "ACCESS_DENIED")

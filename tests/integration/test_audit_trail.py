@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from hsmvault.audit.appending import Appender
 from hsmvault.audit.trail import RESERVE_BYTES, Trail
 from hsmvault.model.errors import AuditUnavailable, IntegrityFailure
 from hsmvault.v1 import key_service_pb2 as keys
+from tests.support.nodes import until
 from tests.support.served import VAULT_ID, Served, make_key, refusal, served, signed
 
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "AUDIT_UNAVAILABLE")
@@ -44,13 +44,6 @@ def _lines(directory: Path, process: str = "p0") -> list[dict[str, Any]]:
 
 def _events(directory: Path) -> list[str]:
     return [line["event"] for line in _lines(directory)]
-
-
-def _until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -215,7 +208,7 @@ def test_au_01_a_file_that_may_not_grow_refuses_operations_until_it_may(
         refused = [refusal(lambda: signed(north.uma, "keys/ec"))[:2] for _ in range(3)]
 
     assert refused == [UNAVAILABLE] * 3
-    _until(lambda: not north.trail.problem)
+    until(lambda: not north.trail.problem)
     assert signed(north.uma, "keys/ec").signature
     after = _audit(north)[before:]
     assert [line["event"] for line in after if line["event"] != "audit.segment"] == [
@@ -234,7 +227,7 @@ def test_au_01_a_file_that_fails_is_left_for_another_one(north: Served) -> None:
 
     with _no_file_grows_beyond(path.stat().st_size):
         refused = refusal(lambda: signed(north.uma, "keys/ec"))
-        _until(lambda: not north.trail.problem)
+        until(lambda: not north.trail.problem)
         signed(north.uma, "keys/ec")
 
     assert refused[:2] == UNAVAILABLE
@@ -268,7 +261,7 @@ def test_au_01_a_full_disk_refuses_and_is_said_and_service_resumes(
     assert refused[:2] == UNAVAILABLE
     assert "No space left on device" in refused[2]
     assert "make room in" in refused[2]
-    _until(lambda: not north.trail.problem)
+    until(lambda: not north.trail.problem)
     signed(north.uma, "keys/ec")
     assert [line["event"] for line in _audit(north)[before:]] == [
         "audit.resumed",
@@ -331,6 +324,6 @@ def test_au_01_a_disk_that_hangs_keeps_no_call_waiting_for_long(
     assert still == UNAVAILABLE
     segment._fd = own
     os.close(reading)
-    _until(lambda: not north.trail.problem)
+    until(lambda: not north.trail.problem)
     os.close(writing)
     assert signed(north.uma, "keys/ec").signature
