@@ -160,11 +160,12 @@ class Telling:
 
     def facts(self, request: Message) -> dict[str, object]:
         """What is told of a request; what it leaves out is left out."""
-        return {
-            name: value
-            for name, read in self._readers
-            if (value := read(request)) is not None
-        }
+        facts: dict[str, object] = {}
+        for name, read in self._readers:
+            value = read(request)
+            if value is not None:
+                facts[name] = value
+        return facts
 
     def request_id(self, request: Any) -> str:
         """The id under which a mutation may be repeated."""

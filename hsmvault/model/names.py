@@ -5,7 +5,7 @@ letters, digits and dashes, unique without regard to case.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 from hsmvault.model.errors import MalformedName
@@ -35,6 +35,12 @@ class KeyName:
     """`keys/{key}`."""
 
     key: str
+    resource: str = field(init=False, repr=False, compare=False)
+    """What it is stored by: without regard to case, as uniqueness is decided."""
+
+    def __post_init__(self) -> None:
+        # Once, as usual names are remembered: each use of a key looks it up by this.
+        object.__setattr__(self, "resource", f"keys/{self.folded}")
 
     @classmethod
     def parse(cls, name: str) -> Self:

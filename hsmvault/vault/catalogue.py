@@ -30,7 +30,7 @@ class Catalogue:
         self, name: KeyName, *, active: bool = True, deleted: bool = False
     ) -> Found[KeyRecord]:
         """Return a key in one of the states asked for, or raise NotFound."""
-        held = self.memory.key(f"keys/{name.folded}")
+        held = self.memory.key(name.resource)
         wanted = {KeyState.ACTIVE: active, KeyState.DELETED: deleted}
         if held is None or not wanted.get(held.key.record.state, False):
             raise NotFound("there is no {name}", name=name)
@@ -72,7 +72,7 @@ class Catalogue:
     def version(self, name: KeyName, version: str | None) -> tuple[Held, Version]:
         """Return a version, by default the current one, or raise NotFound."""
         self.get(name)
-        held = self.memory.key(f"keys/{name.folded}")
+        held = self.memory.key(name.resource)
         if held is not None:
             found = self.memory.version(held, version or held.key.record.current)
             if found is not None:

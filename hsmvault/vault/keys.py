@@ -228,7 +228,7 @@ class KeyMaker:
 
         `way_out` is what can be done about one that is live.
         """
-        held = self.memory.key(f"keys/{name.folded}")
+        held = self.memory.key(name.resource)
         if held is None:
             return
         taken = held.key.record
@@ -241,7 +241,7 @@ class KeyMaker:
         raise AlreadyExists("{name} exists; " + way_out, name=taken.name)
 
     def _rotatable(self, name: KeyName, etag: str) -> Found[KeyRecord]:
-        held = self.memory.key(f"keys/{name.folded}")
+        held = self.memory.key(name.resource)
         if held is None or held.key.record.state is not KeyState.ACTIVE:
             raise NotFound("there is no {name}", name=name)
         require_etag(held.key, etag)

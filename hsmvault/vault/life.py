@@ -177,7 +177,7 @@ class KeyLife:
 
     def _any(self, name: KeyName) -> Found[KeyRecord]:
         """Return a key in any state: its moves say what is in the way."""
-        held = self.memory.key(f"keys/{name.folded}")
+        held = self.memory.key(name.resource)
         if held is None or held.key.record.state is KeyState.PURGED:
             raise NotFound("there is no {name}", name=name)
         return held.key

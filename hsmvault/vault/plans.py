@@ -91,7 +91,7 @@ class Plans:
 
     def held(self, name: KeyName) -> Held:
         """Return the key, or raise NotFound."""
-        held = self.memory.key(f"keys/{name.folded}")
+        held = self.memory.key(name.resource)
         if held is None:
             raise NotFound("there is no {name}", name=name)
         return held
