@@ -54,6 +54,14 @@ _WAYS_OUT: Final[Mapping[type[VaultError], str]] = MappingProxyType(
 )
 """Said after messages that do not themselves end with what to do."""
 
+_LISTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "there is no keys/": "see what there is: hsmvault key list",
+        "there is no roleAssignments/": "see what there is: hsmvault role list",
+    }
+)
+"""Where a name that is none can be looked up."""
+
 
 def exit_code(error: VaultError | ConfigurationError) -> int:
     """Return the exit code of the error's group."""
@@ -66,6 +74,9 @@ def way_out(error: VaultError) -> str:
     """Return what to do, where the message leaves it open."""
     if "hsmvault " in str(error):
         return ""
+    for beginning, way in _LISTS.items():
+        if str(error).startswith(beginning):
+            return way
     return next((way for kind, way in _WAYS_OUT.items() if isinstance(error, kind)), "")
 
 

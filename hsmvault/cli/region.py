@@ -142,16 +142,18 @@ def wait(asking: Asking, position: str, added: str, seconds: float) -> None:
 def status(asking: Asking) -> None:
     """Show how far every region has come, as the answering region knows it."""
     answer = asking.vault.regions.status()
+    if asking.as_json:
+        printing.dump(printing.plain(answer))
+        return
     printing.many(
         [answer],
         ("region", "kind", "state", "linked", "watermark", "lag", "done", ""),
         (printing.progress_row(r) for r in answer.regions),
-        as_json=asking.as_json,
+        as_json=False,
         empty="no regions",
     )
-    if not asking.as_json:
-        for alarm in answer.alarms:
-            click.secho(f"alarm: {alarm}", fg="red")
+    for alarm in answer.alarms:
+        click.secho(f"alarm: {alarm}", fg="red")
 
 
 @region.command(cls=Command, examples=["hsmvault region card regions/south"])

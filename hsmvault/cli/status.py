@@ -165,6 +165,9 @@ def _follow(asking: Asking) -> NoReturn:
 def topology(asking: Asking) -> None:
     """Show where to connect: regions, and the partitions' own addresses."""
     answer = asking.vault.regions.topology()
+    if asking.as_json:
+        printing.dump(printing.plain(answer))
+        return
     printing.many(
         [answer],
         ("region", "kind", "endpoint", "partitions", "for tokens"),
@@ -178,6 +181,6 @@ def topology(asking: Asking) -> None:
             )
             for r in answer.regions
         ),
-        as_json=asking.as_json,
+        as_json=False,
         empty="no regions",
     )

@@ -26,12 +26,13 @@ def resume(directory: Path, yes: bool, output: str) -> None:
 
     What is due is purged once another region's clock agrees, or after a day.
     """
+    from hsmvault import config
     from hsmvault.local.manager_client import ManagerClient
-    from hsmvault.regions.layout import Layout
 
+    layout = config.load(directory).layout
     if not yes:
         printing.confirm("Is the wall clock of this machine right?")
-    manager = ManagerClient(Layout(directory.absolute()))
+    manager = ManagerClient(layout)
     try:
         problem = manager.resume_sweeper(getpass.getuser())
     finally:

@@ -9,6 +9,7 @@ import google_crc32c
 from hsmvault.client import methods
 from hsmvault.client.caller import Caller, Options
 from hsmvault.client.naming import expected_name, key_name
+from hsmvault.model.algorithms import USES, Operation
 from hsmvault.model.errors import IntegrityFailure, InvalidRequest
 from hsmvault.v1 import crypto_service_pb2 as messages
 
@@ -19,7 +20,13 @@ def digest_of(algorithm: str, message: bytes) -> bytes:
     """Hash a message as a signing algorithm wants it: the last digits say how."""
     digits = algorithm.removesuffix("K")[-3:]
     if digits not in _HASHES or algorithm.startswith("HS"):
-        raise InvalidRequest("{algorithm} does not sign", algorithm=algorithm[:50])
+        raise InvalidRequest(
+            "{algorithm} does not sign; by type of key, these do: {known}",
+            algorithm=algorithm[:50],
+            known=", ".join(
+                a for a, use in USES.items() if Operation.SIGN in use.operations
+            ),
+        )
     return hashlib.new(_HASHES[digits], message).digest()
 
 

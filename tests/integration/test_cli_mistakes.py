@@ -149,11 +149,13 @@ def test_a_file_takes_the_bytes_and_json_goes_to_stdout(
     signed = alice(*SIGNING, *json_)
     random = alice("crypto", "random", 8, *json_)
     waited = alice("region", "wait", "1.north.1", *json_)
+    topology = alice("topology", *json_)
 
     assert shown.json["plaintext"] == "bm90ZQ=="
     assert (kept.out, (tmp_path / "note").read_bytes()) == (b"", b"note")
     assert signed.json["algorithm"] == "ES256"
     assert len(random.json["data"]) == 12
+    assert [r["name"] for r in topology.json["regions"]] == ["regions/north"]
     assert waited.json["position"].startswith("1.north.")
 
 
@@ -172,6 +174,9 @@ def test_far_too_much_is_said_to_be_so_and_not_to_be_tried_again(
     (
         ((*SIGNING, "--in", __file__), 2, "not both"),
         (("crypto", "sign", "paper", "-a", "es256"), 3, "ES256"),
+        (("crypto", "sign", "paper", "-a", "SHA1"), 3, "ES256"),
+        (("key", "rotate", "nothing"), 6, "hsmvault key list"),
+        (("sweeper", "resume", "{here}"), 78, "region.toml"),
         (("key", "create", "x", "--durability", "ALL"), 3, "ALL_REGIONS"),
         (("key", "update", "paper"), 2, "at least one change"),
         (("key", "update", "paper", "--tag", "a=b", "--no-tags"), 2, "not both"),
