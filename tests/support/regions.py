@@ -31,7 +31,6 @@ from hsmvault.regions.birth import RegionPlan
 from hsmvault.regions.card import Card
 from hsmvault.regions.certificates import ClientFiles, add_caller
 from hsmvault.regions.layout import PARTITIONS, Layout
-from hsmvault.regions.listening import free_ports
 from hsmvault.server.founding import found_vault, init_region
 from hsmvault.v1 import (
     access_service_pb2,
@@ -40,6 +39,7 @@ from hsmvault.v1 import (
     region_service_pb2_grpc,
     resources_pb2,
 )
+from tests.support.ports import free_port, region_ports
 
 START_SECONDS: Final = 60.0
 """A busy machine starts five interpreters."""
@@ -197,7 +197,7 @@ class LiveRegion:
     def kill(self) -> None:
         """SIGKILL the supervisor; its processes go with it."""
         process, self.process = self.process, None
-        if process is None:
+        if process is None or process.poll() is not None:
             return
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         pids = [int(pid) for pid in children.read_text().split()]
@@ -267,6 +267,7 @@ class LiveVault:
                 self.directory / name,
                 name,
                 kind,
+                ports=region_ports(),
                 officer_directory=self.directory / "officer" / name
                 if officer
                 else None,
@@ -277,7 +278,7 @@ class LiveVault:
         )
         telemetry = dict(self.telemetry)
         if telemetry.get("metrics") == FREE:
-            telemetry["metrics"] = f"127.0.0.1:{free_ports('127.0.0.1').public}"
+            telemetry["metrics"] = f"127.0.0.1:{free_port()}"
         _configure(born.layout, telemetry | {"head_seconds": self.head_seconds})
         with born.layout.config.open("a") as settings:
             settings.write(self.settings)
