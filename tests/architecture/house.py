@@ -5,13 +5,15 @@ from pathlib import Path
 
 HOUSE = Path(__file__).parents[2]
 
-_LEFT_OUT = {"build", "regions", "officer", "callers", "ca"}
-"""What tools and developers make here."""
+_LEFT_OUT = {"build", "regions", "north", "south", "officer", "callers", "ca"}
+_NEVER_COMMITTED = {".key", ".pem", ".der", ".blob", ".backup"}
+"""What tools and developers make here, and who tries what the README shows."""
 
 
 def _is_ours(top: Path) -> bool:
     hidden = top.name.startswith(".") and top.name not in {".ci", ".gitignore"}
-    return not (hidden or top.name in _LEFT_OUT or top.name.endswith(".egg-info"))
+    made = top.name in _LEFT_OUT or top.suffix in {*_NEVER_COMMITTED, ".egg-info"}
+    return not (hidden or made)
 
 
 FILES = sorted(
