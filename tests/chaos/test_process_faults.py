@@ -5,7 +5,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,8 +179,7 @@ def test_cr_11_a_wrapping_key_that_was_used_when_its_process_was_killed_is_spent
         north.wait_until(lambda: _used(store, by.name), what="the use to be durable")
         former = north.kill_partition("p0")
         assert refusal(call.result)[0] is grpc.StatusCode.UNAVAILABLE
-    for pid in paused:
-        with suppress(ProcessLookupError):
+        for pid in paused:
             os.kill(pid, signal.SIGCONT)
     wait_restarted(north, "p0", former)
     north.wait_serving()
