@@ -1,10 +1,12 @@
 """What the parts of the edge share: a call that was let in, and an RPC's endpoint."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import grpc
 from google.protobuf.message import Message
 
 from hsmvault import telemetry
@@ -20,6 +22,10 @@ from hsmvault.vault.writing import Request
 WAIT_SECONDS: Final = 10.0
 """How long a call without a deadline waits."""
 WAIT_SECONDS_MAX: Final = 60.0
+MARGIN_SECONDS: Final = 0.1
+MARGIN_SHARE: Final = 20
+"""Taken from the caller's deadline, so that our answer still arrives: this much, or a
+20th of it, as who gives more time may be on a busy machine."""
 MIN_POSITION: Final = "min-position"
 
 
@@ -114,3 +120,12 @@ def report(error: VaultError, method: str) -> None:
 def discarded(endpoint: Endpoint, raw: bytes, known: Message) -> bool:
     """Tell whether a request had fields that `known` of it does not have."""
     return endpoint.request.FromString(raw).ByteSize() != known.ByteSize()
+
+
+def seconds_left(context: grpc.ServicerContext) -> float:
+    """Return how long a call may wait for something: less than its caller does."""
+    left = context.time_remaining()
+    if left == math.inf:
+        return WAIT_SECONDS
+    margin = max(MARGIN_SECONDS, left / MARGIN_SHARE)
+    return min(max(left - margin, 0.0), WAIT_SECONDS_MAX)

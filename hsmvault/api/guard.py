@@ -6,10 +6,9 @@ vault) → the account of it, to all who must know → the answer.
 A plain function instead of gRPC interceptors, which cost several times as much.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -22,13 +21,13 @@ from hsmvault.api.auditing import Auditing
 from hsmvault.api.callers import Callers
 from hsmvault.api.dispatch import (
     MIN_POSITION,
-    WAIT_SECONDS,
     WAIT_SECONDS_MAX,
     Call,
     Endpoint,
     discarded,
     report,
     say_nothing_happened,
+    seconds_left,
     validates_only,
 )
 from hsmvault.api.facts import brief
@@ -49,9 +48,6 @@ from hsmvault.model.log import Position
 from hsmvault.regions.ports import Executed
 from hsmvault.vault.memory import Memory
 from hsmvault.vault.view import Caller, View
-
-MARGIN_SECONDS: Final = 0.1
-"""Taken from the caller's deadline, so that our answer still arrives."""
 
 
 class Answer(NamedTuple):
@@ -231,7 +227,7 @@ class Guard:
         self._auditing.require()
         seconds = 0.0
         if waits:
-            seconds = _seconds(context)
+            seconds = seconds_left(context)
             view = self._at_least(view, context, seconds)
             self._callers.require_unrevoked(identity, view.vault)
         call = Call(
@@ -390,10 +386,3 @@ def _not_forwarded(method: str) -> InvalidRequest:
     return InvalidRequest(
         "{method} is not forwarded between regions; call the primary", method=method
     )
-
-
-def _seconds(context: grpc.ServicerContext) -> float:
-    left = context.time_remaining()
-    if left == math.inf:
-        return WAIT_SECONDS
-    return min(max(left - MARGIN_SECONDS, 0.0), WAIT_SECONDS_MAX)
