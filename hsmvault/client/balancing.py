@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
+import grpc
+
 from hsmvault.client.credentials import Credentials
 from hsmvault.client.endpoint import Endpoint
 from hsmvault.client.topology import Place, VaultMap
@@ -66,6 +68,13 @@ class Pool:
         with self._changes:
             if not self._closed:
                 self._changes.wait(seconds)
+
+    def channel(self, place: Place) -> grpc.Channel:
+        """Return a new channel to one address, for the caller to close.
+
+        It remembers nothing of attempts that failed, and takes no part in picking.
+        """
+        return self._credentials.channel(place.address)
 
     def anyone(self, region: str | None) -> Endpoint | None:
         """Return some endpoint, usable or not: to learn why it is not."""

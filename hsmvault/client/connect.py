@@ -10,7 +10,8 @@ from hsmvault.client.balancing import Pool
 from hsmvault.client.caller import Caller, Seen
 from hsmvault.client.credentials import Credentials, Source, Token
 from hsmvault.client.crypto import Crypto
-from hsmvault.client.failover import Failover, diagnosis
+from hsmvault.client.diagnosis import diagnosis
+from hsmvault.client.failover import Failover
 from hsmvault.client.keys import Keys
 from hsmvault.client.methods import DEADLINE, GET_TOPOLOGY
 from hsmvault.client.profile import Profile
@@ -234,7 +235,7 @@ def _await_somebody(pool: Pool, ends: float) -> None:
     while not pool.ready():
         late = time.monotonic() > ends
         for endpoint in pool.failed():
-            refusal = diagnosis(endpoint, patient=late)
+            refusal = diagnosis(pool, endpoint, patient=late)
             if refusal is not None:
                 raise refusal
         if late:

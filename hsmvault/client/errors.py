@@ -107,20 +107,27 @@ _MUCH_TOO_LONG: Final = (
 )
 
 
-_HANDSHAKE: Final = (
-    "handshake",
-    "CERTIFICATE",
-    "certificate",
-    "SSL_ERROR_SSL",
-    "unknown ca",
-)
+_NOT_CONNECTED: Final = "last error: "
+"""Stands in gRPC's words before why an attempt to connect failed."""
+_CUT_BEFORE: Final = ("to remote host", "Handshake read", "Handshake write")
+"""The other side vanished before the handshake's end: it judged no certificate."""
 
 
 def refused_certificate(details: str) -> bool:
-    """Tell whether a connection failed because of a certificate, by gRPC's words."""
-    return any(word in details for word in _HANDSHAKE)
+    """Tell whether TLS refused a certificate, by gRPC's words.
+
+    Either we the server's (CERTIFICATE_VERIFY_FAILED, its host name) or, by an alert of
+    RFC 8446, section 6.2, the server ours.
+    """
+    _, _, cause = details.partition(_NOT_CONNECTED)
+    alert = "SSL_ERROR_SSL" in cause and any(
+        word in cause for word in ("CERTIFICATE", "UNKNOWN_CA")
+    )
+    return alert or "Hostname Verification Check failed" in cause
 
 
 def closed_on_us(details: str) -> bool:
-    """Tell whether a server took the connection and then closed it, by gRPC's words."""
-    return any(word in details for word in ("Socket closed", "reset by peer", "EOF"))
+    """Tell whether a server closed what TLS had connected, by gRPC's words."""
+    _, _, cause = details.partition(_NOT_CONNECTED)
+    closed = any(word in cause for word in ("Socket closed", "reset by peer", "EOF"))
+    return closed and not any(word in cause for word in _CUT_BEFORE)

@@ -14,15 +14,9 @@ from typing import Final
 import grpc
 
 from hsmvault.client.balancing import Pool
+from hsmvault.client.diagnosis import diagnosis
 from hsmvault.client.endpoint import Endpoint, Metadata
-from hsmvault.client.errors import (
-    CertificateRefused,
-    DeadlineExceeded,
-    closed_on_us,
-    from_rpc,
-    refused_certificate,
-    retry_delay,
-)
+from hsmvault.client.errors import DeadlineExceeded, from_rpc, retry_delay
 from hsmvault.client.methods import A, Method, Q, Repeat
 from hsmvault.model.errors import (
     NotPrimary,
@@ -31,7 +25,6 @@ from hsmvault.model.errors import (
     RegionBehind,
     Unavailable,
     VaultError,
-    complete,
 )
 from hsmvault.tracing import TRACEPARENT
 
@@ -45,9 +38,6 @@ PAUSE_MAX: Final = 0.5
 
 REDIRECTS_MAX: Final = 3
 """A primary may move while we look for it, but not that often within one call."""
-
-PROBE: Final = 0.5
-"""Seconds for the call that only asks why there is no connection."""
 
 _TRANSPORT: Final = frozenset(
     {
@@ -276,42 +266,9 @@ class Failover:
                 "`hsmvault region list`",
                 region=where,
             )
-        return diagnosis(endpoint, patient=True) or Unavailable(
+        return diagnosis(self._pool, endpoint, patient=True) or Unavailable(
             "no partition of {region} answers (asked {address} last); is it running? "
             "`hsmvault serve --region DIR` starts it",
             region=where,
             address=endpoint.place.address,
         )
-
-
-_TO_CERTIFIED: Final = (
-    "and this client did not accept each other's certificates: is the CA file the "
-    "vault's, and the client certificate from it? `hsmvault caller add` writes both"
-)
-_TO_BEARERS: Final = (
-    "and this client, which comes with a token, do not connect: is the CA file the "
-    "vault's, and the port one for tokens? `hsmvault topology` lists them"
-)
-
-
-def diagnosis(endpoint: Endpoint, *, patient: bool = False) -> VaultError | None:
-    """Ask an endpoint that does not connect why; None if it is simply not there.
-
-    A server that refuses our certificate says nothing, it closes the connection; so
-    does one that is just ending. `patient` callers have waited long enough to tell.
-    """
-    from hsmvault.client.methods import GET_TOPOLOGY
-    from hsmvault.v1.region_service_pb2 import GetTopologyRequest
-
-    try:
-        endpoint.invoke(GET_TOPOLOGY, GetTopologyRequest(), timeout=PROBE, metadata=())
-    except grpc.RpcError as error:
-        details = error.details() or ""
-        if refused_certificate(details) or (patient and closed_on_us(details)):
-            address = endpoint.place.address
-            told = _TO_BEARERS if endpoint.bears else _TO_CERTIFIED
-            facts = {"address": address, "details": details}
-            return complete(CertificateRefused, f"{address} {told}", facts)
-    except ValueError:
-        return Unavailable("the client was closed")
-    return None
