@@ -2,6 +2,7 @@
 
 All partitions of the preferred region take turns; another region is asked when none of
 them is usable. The order of regions is: the one the caller named, then the nearest.
+Who is preferred stays so until another is nearer by more than chance makes it.
 """
 
 import itertools
@@ -17,8 +18,9 @@ from hsmvault.client.credentials import Credentials
 from hsmvault.client.endpoint import Endpoint
 from hsmvault.client.topology import Place, VaultMap
 
-NEAR_BUCKET: Final = 0.010
-"""Round trips that differ by less than this, in seconds, are equally near."""
+NEAR: Final = 0.010
+"""A region whose round trip is shorter by less than this, in seconds, is not nearer
+than the one that is preferred."""
 
 Group = tuple[Endpoint, ...]
 
@@ -112,7 +114,7 @@ class Pool:
             self.map = learned
             self._set(
                 {r.region: r.places for r in learned.regions},
-                order=self._ordered(learned),
+                order=self._ordered(learned, self._distances),
             )
 
     @property
@@ -145,11 +147,24 @@ class Pool:
             self._changes.notify_all()
 
     def measured(self, distances: Mapping[str, float]) -> None:
-        """Take note of how far the regions are, in seconds of a round trip."""
+        """Take note of how far regions are, in seconds of a round trip.
+
+        Those that are not among them stay where they were.
+        """
         with self._changes:
-            self._distances = dict(distances)
+            self._distances = {**self._distances, **distances}
             if self.map:
-                self._order = self._ordered(self.map)
+                self._order = self._ordered(self.map, self._distances)
+
+    def moved_by(self, distances: Mapping[str, float]) -> bool:
+        """Tell whether another region would be preferred after such a measurement."""
+        with self._changes:
+            if not self.map:
+                return False
+            return (
+                self._ordered(self.map, {**self._distances, **distances})[:1]
+                != self._order[:1]
+            )
 
     def start_over(self) -> None:
         """Ask the addresses that the caller gave, beside those we know."""
@@ -161,18 +176,22 @@ class Pool:
                 }
                 self._set({**known, "": self._seeds}, order=(*self._order, ""))
 
-    def _ordered(self, learned: VaultMap) -> tuple[str, ...]:
-        def rank(region: str) -> tuple[bool, int, bool, str]:
-            distance = self._distances.get(region, 0.0)
-            return (
-                region != self._wanted,
-                round(distance / NEAR_BUCKET),
-                # Whoever answered first was near enough.
-                region != self._first(learned),
-                region,
-            )
+    def _ordered(
+        self, learned: VaultMap, distances: Mapping[str, float]
+    ) -> tuple[str, ...]:
+        general = [r.region for r in learned.regions if r.general]
+        known = [distances[name] for name in general if name in distances]
+        # Of whom nothing is known, nobody may say that it is near.
+        farthest, nearest = max(known, default=0.0), min(known, default=0.0)
 
-        return tuple(sorted((r.region for r in learned.regions if r.general), key=rank))
+        def rank(region: str) -> tuple[bool, bool, int, str]:
+            distance = distances.get(region, farthest)
+            # Whoever answered first was near enough.
+            stays = region == first and distance - nearest < NEAR
+            return region != self._wanted, not stays, round(distance / NEAR), region
+
+        first = self._first(learned)
+        return tuple(sorted(general, key=rank))
 
     def _first(self, learned: VaultMap) -> str:
         kept = self._order[0] if self._order else ""

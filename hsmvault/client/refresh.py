@@ -23,6 +23,10 @@ SETTLE: Final = 0.5
 TIMEOUT: Final = 2.0
 """Seconds that asking may take."""
 
+LOOKS: Final = 3
+"""Measurements that must agree before calls go to another region. A single round trip
+tells more of what the machines just did than of the way between them."""
+
 
 class Refresher:
     """A thread that asks for the topology now and then, and at once after trouble."""
@@ -63,22 +67,31 @@ class Refresher:
                 self._pool.start_over()
 
     def _measure(self) -> None:
-        """Take each region's round trip, where there is a choice."""
+        """Take each region's shortest round trip, where there is a choice."""
         regions = self._pool.order
         if len(regions) < 2:  # noqa: PLR2004 - one region leaves no choice
             return
-        distances = {}
-        for region in regions:
-            endpoint = self._pool.pick(region)
-            if endpoint is None or self._closing.is_set():
-                continue
-            with contextlib.suppress(grpc.RpcError, ValueError, ConfigurationError):
-                begun = time.monotonic()
-                endpoint.invoke(
-                    GET_TOPOLOGY, GetTopologyRequest(), timeout=TIMEOUT, metadata=()
-                )
-                distances[region] = time.monotonic() - begun
-        self._pool.measured(distances)
+        shortest: dict[str, float] = {}
+        for _ in range(LOOKS):
+            for region in regions:
+                taken = self._round_trip(region)
+                if taken is not None:
+                    shortest[region] = min(taken, shortest.get(region, taken))
+            if not self._pool.moved_by(shortest):
+                break
+        self._pool.measured(shortest)
+
+    def _round_trip(self, region: str) -> float | None:
+        endpoint = self._pool.pick(region)
+        if endpoint is None or self._closing.is_set():
+            return None
+        with contextlib.suppress(grpc.RpcError, ValueError, ConfigurationError):
+            begun = time.monotonic()
+            endpoint.invoke(
+                GET_TOPOLOGY, GetTopologyRequest(), timeout=TIMEOUT, metadata=()
+            )
+            return time.monotonic() - begun
+        return None
 
     def close(self) -> None:
         """End the thread, and wait for it."""
