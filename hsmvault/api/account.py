@@ -73,8 +73,6 @@ class Account:
     rest: "Rest | None" = None
     """What a stream goes on with after its first response."""
     duration_ns: int = 0
-    started_ns: int = field(default_factory=time.time_ns)
-    """Unix time."""
     _began_ns: int = field(default_factory=time.perf_counter_ns)
 
     def again(self) -> "Account":

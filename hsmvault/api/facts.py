@@ -154,7 +154,8 @@ class Telling:
         ]
         if "validate_only" in request.fields_by_name:
             self._readers.append(("validate_only", _reader(request, "validate_only")))
-        self._has_id = "request_id" in request.fields_by_name
+        self.has_id = "request_id" in request.fields_by_name
+        """Whether a request names the id under which it may be repeated."""
         self._named = _first(request, "name", "parent")
         self._made = _first(response, "current_version", "name")
 
@@ -166,10 +167,6 @@ class Telling:
             if value is not None:
                 facts[name] = value
         return facts
-
-    def request_id(self, request: Any) -> str:
-        """The id under which a mutation may be repeated."""
-        return str(request.request_id)[:TEXT_MAX] if self._has_id else ""
 
     def named(self, request: Message) -> str:
         """The version that a request names, if it names one."""

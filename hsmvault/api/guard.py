@@ -30,7 +30,7 @@ from hsmvault.api.dispatch import (
     seconds_left,
     validates_only,
 )
-from hsmvault.api.facts import brief
+from hsmvault.api.facts import TEXT_MAX, brief
 from hsmvault.api.forwarding import Refused, Writes
 from hsmvault.api.identity import Identity
 from hsmvault.api.permissions import Write
@@ -280,7 +280,8 @@ class Guard:
         rule, view, under = endpoint.rule, call.view, call.told
         telling = endpoint.telling
         under.facts = telling.facts(request)
-        under.request_id = telling.request_id(request)
+        if telling.has_id:
+            under.request_id = request.request_id[:TEXT_MAX]
         under.version = telling.named(request)
         call.resource = under.resource = resource = rule.resource(request, view)
         permission = rule.permission

@@ -93,20 +93,37 @@ class Appender:
 
     def append(self, fragment: str) -> None:
         """Append a record, all of it or nothing."""
+        # Hot: in one piece, and by bytes from the start.
         segment = self._segment
         assert segment is not None
         if segment.size >= self._segment_bytes:
-            self.begin_next()
-        self._write(fragment)
+            segment = self.begin_next()
+        second, rest = divmod(self._clock_ns(), 1_000_000_000)
+        if second != self._second:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second, self._stamp = second, stamp.encode()
+        sequence = self._sequence + 1
+        body = b'{"sequence":%d,"time":"%b.%06dZ",%b%b' % (
+            sequence,
+            self._stamp,
+            rest // 1000,
+            self._who,
+            fragment.encode("ascii"),
+        )
+        line, chain = seal(self._chain, body)
+        segment.append(line)
+        self._sequence, self._chain = sequence, chain
 
-    def begin_next(self) -> None:
+    def begin_next(self) -> Segment:
         """Write to another file from now on, unless nothing is in this one."""
         segment = self._segment
         assert segment is not None
-        if segment.size:
-            self._open(segment.number + 1, 0)
-            self._former.append(segment)
-            self._write(noted("audit.segment", "", {"continues": segment.path.name}))
+        if not segment.size:
+            return segment
+        fresh = self._open(segment.number + 1, 0)
+        self._former.append(segment)
+        self.append(noted("audit.segment", "", {"continues": segment.path.name}))
+        return fresh
 
     def sync(self) -> None:
         """Have the disk keep everything that was appended before."""
@@ -159,25 +176,7 @@ class Appender:
             ) from error
         self._sequence, self._chain = line.sequence, line.chain
 
-    def _open(self, number: int, size: int) -> None:
+    def _open(self, number: int, size: int) -> Segment:
         path = path_of(self.directory, self._process, number)
-        self._segment = Segment(path, number, size)
-
-    def _write(self, fragment: str) -> None:
-        segment = self._segment
-        assert segment is not None
-        second, rest = divmod(self._clock_ns(), 1_000_000_000)
-        if second != self._second:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._second, self._stamp = second, stamp.encode()
-        sequence = self._sequence + 1
-        body = b'{"sequence":%d,"time":"%b.%06dZ",%b%b' % (
-            sequence,
-            self._stamp,
-            rest // 1000,
-            self._who,
-            fragment.encode("ascii"),
-        )
-        line, chain = seal(self._chain, body)
-        segment.append(line)
-        self._sequence, self._chain = sequence, chain
+        self._segment = segment = Segment(path, number, size)
+        return segment

@@ -121,7 +121,7 @@ class Tracer:
         if account.code != OK:
             span.set_attribute("hsmvault.reason", account.reason)
             span.set_status(StatusCode.ERROR)
-        span.end(account.started_ns + account.duration_ns)
+        span.end()
 
     def close(self) -> None:
         """Write what is still to be written."""

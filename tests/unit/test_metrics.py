@@ -28,7 +28,6 @@ def total(metric: Metric, *labels: str) -> float:
 def account(method: str = SIGN, code: str = "OK", reason: str = "") -> Account:
     return Account(
         method=method,
-        started_ns=1,
         duration_ns=2_000_000,
         principal="CN=canary-principal",
         authentication=Authentication.MTLS,
