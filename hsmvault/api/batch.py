@@ -65,15 +65,13 @@ class BatchingServicer(CryptoServicer):
         self,
         crypto: Crypto,
         *,
-        region: str,
-        partition: str,
         charge: Callable[[str, int, View], None] = lambda _who, _count, _view: None,
     ) -> None:
         """Have each kind of item do, and need, what the RPC of its own name does.
 
         `charge` counts a principal's items beyond the first, as calls.
         """
-        super().__init__(crypto, region=region, partition=partition)
+        super().__init__(crypto)
         self._charge = charge
         bodies: dict[str, tuple[str, Serve]] = {
             "sign": ("Sign", self.sign),
@@ -99,7 +97,7 @@ class BatchingServicer(CryptoServicer):
                 most=ITEMS_MAX,
             )
         self._charge(call.principal, count - 1, call.view)
-        response = pb.BatchResponse(served=self.served(call))
+        response = pb.BatchResponse()
         results, run = response.results, _Run(self._kinds, call)
         for number, item in enumerate(request.items):
             if not number % LOOK_EVERY and not call.wanted():

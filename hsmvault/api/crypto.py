@@ -9,7 +9,6 @@ from hsmvault.api.permissions import key_or_version
 from hsmvault.model.errors import InvalidRequest
 from hsmvault.model.names import KeyName, VersionName
 from hsmvault.v1 import crypto_service_pb2 as pb
-from hsmvault.v1.resources_pb2 import Served
 from hsmvault.vault.crypto import Crypto, Source, Target
 from hsmvault.vault.plan import context_aad
 from hsmvault.vault.ports import Sealed
@@ -27,29 +26,13 @@ def _bound(aad: bytes, context: Mapping[str, str]) -> bytes:
 
 
 class CryptoServicer:
-    """One method per RPC of CryptoService, but Batch, which calls these."""
+    """One method per RPC of CryptoService, but Batch, which calls these.
 
-    def __init__(self, crypto: Crypto, *, region: str, partition: str) -> None:
+    Where it was served (the field `served`) is for the guard to add.
+    """
+
+    def __init__(self, crypto: Crypto) -> None:
         self._crypto = crypto
-        self._region = region
-        self._partition = partition
-        self._last: tuple[str, Served] = ("", Served())
-
-    def served(self, call: Call | None) -> Served | None:
-        """Where and at which position; one message serves until the position moves.
-
-        An item of a batch comes without a call: the batch says it once for all.
-        """
-        if call is None:
-            return None
-        position, served = self._last
-        if position != call.view.served:
-            position = call.view.served
-            served = Served(
-                region=self._region, partition=self._partition, position=position
-            )
-            self._last = (position, served)
-        return served
 
     def _used(self, request: Any) -> tuple[KeyName, str | None]:
         """Return what makes something new: the version that is expected, if one is."""
@@ -60,7 +43,7 @@ class CryptoServicer:
             )
         return name, version
 
-    def sign(self, request: pb.SignRequest, call: Call | None) -> pb.SignResponse:
+    def sign(self, request: pb.SignRequest, _call: Call | None) -> pb.SignResponse:
         key, version = self._used(request)
         algorithm = request.algorithm
         intact = require_intact(request, "digest", request.digest or request.data)
@@ -73,10 +56,11 @@ class CryptoServicer:
             signature=signature,
             signature_crc32c=crc32c(signature),
             verified_digest_crc32c=intact,
-            served=self.served(call),
         )
 
-    def verify(self, request: pb.VerifyRequest, call: Call | None) -> pb.VerifyResponse:
+    def verify(
+        self, request: pb.VerifyRequest, _call: Call | None
+    ) -> pb.VerifyResponse:
         intact = require_intact(request, "digest", request.digest or request.data)
         intact_signature = require_intact(request, "signature", request.signature)
         name, valid = self._crypto.verify(
@@ -92,11 +76,10 @@ class CryptoServicer:
             valid=valid,
             verified_digest_crc32c=intact,
             verified_signature_crc32c=intact_signature,
-            served=self.served(call),
         )
 
     def encrypt(
-        self, request: pb.EncryptRequest, call: Call | None
+        self, request: pb.EncryptRequest, _call: Call | None
     ) -> pb.EncryptResponse:
         aad = request.additional_authenticated_data
         intact = require_intact(request, "plaintext", request.plaintext)
@@ -116,11 +99,10 @@ class CryptoServicer:
             ciphertext_crc32c=crc32c(sealed.ciphertext),
             verified_plaintext_crc32c=intact,
             verified_additional_authenticated_data_crc32c=intact_aad,
-            served=self.served(call),
         )
 
     def decrypt(
-        self, request: pb.DecryptRequest, call: Call | None
+        self, request: pb.DecryptRequest, _call: Call | None
     ) -> pb.DecryptResponse:
         aad = request.additional_authenticated_data
         intact = require_intact(request, "ciphertext", request.ciphertext)
@@ -138,11 +120,10 @@ class CryptoServicer:
             plaintext_crc32c=crc32c(plaintext),
             verified_ciphertext_crc32c=intact,
             verified_additional_authenticated_data_crc32c=intact_aad,
-            served=self.served(call),
         )
 
     def re_encrypt(
-        self, request: pb.ReEncryptRequest, call: Call | None
+        self, request: pb.ReEncryptRequest, _call: Call | None
     ) -> pb.ReEncryptResponse:
         aad = request.additional_authenticated_data
         target_aad = request.target_additional_authenticated_data
@@ -174,11 +155,10 @@ class CryptoServicer:
             verified_ciphertext_crc32c=intact,
             verified_additional_authenticated_data_crc32c=intact_aad,
             verified_target_additional_authenticated_data_crc32c=intact_target,
-            served=self.served(call),
         )
 
     def wrap_key(
-        self, request: pb.WrapKeyRequest, call: Call | None
+        self, request: pb.WrapKeyRequest, _call: Call | None
     ) -> pb.WrapKeyResponse:
         intact = require_intact(request, "plaintext", request.plaintext)
         name, wrapped = self._crypto.wrap(
@@ -193,11 +173,10 @@ class CryptoServicer:
             wrapped=wrapped,
             wrapped_crc32c=crc32c(wrapped),
             verified_plaintext_crc32c=intact,
-            served=self.served(call),
         )
 
     def unwrap_key(
-        self, request: pb.UnwrapKeyRequest, call: Call | None
+        self, request: pb.UnwrapKeyRequest, _call: Call | None
     ) -> pb.UnwrapKeyResponse:
         intact = require_intact(request, "wrapped", request.wrapped)
         name, plaintext = self._crypto.unwrap(
@@ -212,11 +191,10 @@ class CryptoServicer:
             plaintext=plaintext,
             plaintext_crc32c=crc32c(plaintext),
             verified_wrapped_crc32c=intact,
-            served=self.served(call),
         )
 
     def generate_data_key(
-        self, request: pb.GenerateDataKeyRequest, call: Call | None
+        self, request: pb.GenerateDataKeyRequest, _call: Call | None
     ) -> pb.GenerateDataKeyResponse:
         name, algorithm, plaintext, wrapped = self._crypto.data_key(
             *self._used(request),
@@ -232,12 +210,9 @@ class CryptoServicer:
             plaintext_crc32c=crc32c(shown),
             wrapped=wrapped,
             wrapped_crc32c=crc32c(wrapped),
-            served=self.served(call),
         )
 
     def get_random_bytes(
-        self, request: pb.GetRandomBytesRequest, call: Call | None
+        self, request: pb.GetRandomBytesRequest, _call: Call | None
     ) -> pb.GetRandomBytesResponse:
-        return pb.GetRandomBytesResponse(
-            data=self._crypto.random(request.count), served=self.served(call)
-        )
+        return pb.GetRandomBytesResponse(data=self._crypto.random(request.count))

@@ -84,7 +84,8 @@ class Endpoint:
     streams: bool = False
     """Answers with a stream; the servicer leaves its rest in `Call.told`."""
     trailing: bool = True
-    """Region, partition and position go into trailing metadata, not the message."""
+    """Region, partition and position go into trailing metadata, not the message's
+    field `served`."""
 
 
 def requested(request: Any, call: Call) -> Request:

@@ -34,6 +34,7 @@ from hsmvault.api.facts import TEXT_MAX, brief
 from hsmvault.api.forwarding import Refused, Writes
 from hsmvault.api.identity import Identity
 from hsmvault.api.permissions import Write
+from hsmvault.api.place import Place
 from hsmvault.api.ports import Tracing
 from hsmvault.api.status import abort, code_and_reason, status_of, status_of_bug
 from hsmvault.model.errors import (
@@ -89,10 +90,7 @@ class Guard:
         self._auditing = auditing
         self._admissions = admissions
         self._observers = observers
-        self._served = (
-            ("hsmvault-region", memory.region),
-            ("hsmvault-partition", partition),
-        )
+        self._place = Place(memory.region, partition)
 
     def behaviour(
         self, endpoint: Endpoint, *, waits: bool
@@ -111,9 +109,7 @@ class Guard:
             if answer.status is not None:
                 abort(context, answer.status)
             if endpoint.trailing:
-                context.set_trailing_metadata(
-                    (*self._served, ("hsmvault-position", answer.position))
-                )
+                context.set_trailing_metadata(self._place.metadata(answer.position))
             return answer.response
 
         return behave
@@ -304,7 +300,10 @@ class Guard:
         if rule.write is Write.NONE:
             response: Any = endpoint.serve(request, call)
             under.version = telling.made(response) or under.version
-            return response.SerializeToString(), view.served
+            answer = response.SerializeToString()
+            if not endpoint.trailing:
+                answer += self._place.field(endpoint.response, view.served)
+            return answer, view.served
         redirected = rule.redirects(request)
         if redirected and call.via_region:
             raise _not_forwarded(endpoint.method)

@@ -242,9 +242,7 @@ def build(
     maker = KeyMaker(store, hsm, witness, memory, writer, clock, new_id)
     keys, upkeep = key_servicers(maker, manager, boot)
     crypto = Crypto(hsm, Plans(memory, clock), Invocations(counters, memory))
-    batching = BatchingServicer(
-        crypto, region=region, partition=partition, charge=door.charge
-    )
+    batching = BatchingServicer(crypto, charge=door.charge)
     servicers: dict[str, tuple[object, ...]] = {
         "KeyService": keys,
         "CryptoService": (batching,),

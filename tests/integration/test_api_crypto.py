@@ -474,3 +474,53 @@ def test_a_version_of_another_key_is_not_found(north: Served) -> None:
     )
 
     assert told[0] is grpc.StatusCode.NOT_FOUND
+
+
+def test_every_answer_says_where_and_at_which_position_it_was_served(
+    north: Served,
+) -> None:
+    """Also once the position moved; an item of a batch leaves it to the batch."""
+    crypto, gcm, digest = north.uma.crypto, "A256GCM", bytes(32)
+
+    for key_id in ("moved", "moved-again"):
+        written = make_key(north, key_id)
+        sign = pb.SignRequest(name=written.name, algorithm="ES256", digest=digest)
+        signed = crypto.Sign(sign)
+        sealed = _encrypt(north, "a256", gcm, plaintext=digest)
+        of: dict[str, Any] = {
+            "name": sealed.name,
+            "algorithm": gcm,
+            "ciphertext": sealed.ciphertext,
+            "iv": sealed.iv,
+            "tag": sealed.tag,
+        }
+        wrap: dict[str, Any] = {"name": "keys/a256", "algorithm": "A256KW"}
+        wrapped = crypto.WrapKey(pb.WrapKeyRequest(**wrap, plaintext=digest))
+        answers: list[Any] = [
+            signed,
+            crypto.Verify(
+                pb.VerifyRequest(
+                    name=signed.name,
+                    algorithm="ES256",
+                    digest=digest,
+                    signature=signed.signature,
+                )
+            ),
+            sealed,
+            crypto.Decrypt(pb.DecryptRequest(**of)),
+            crypto.ReEncrypt(
+                pb.ReEncryptRequest(**of, target_name="keys/a256", target_algorithm=gcm)
+            ),
+            wrapped,
+            crypto.UnwrapKey(pb.UnwrapKeyRequest(**wrap, wrapped=wrapped.wrapped)),
+            crypto.GenerateDataKey(pb.GenerateDataKeyRequest(**wrap)),
+            crypto.GetRandomBytes(pb.GetRandomBytesRequest(count=8)),
+            crypto.Batch(pb.BatchRequest(items=[pb.BatchItem(sign=sign)])),
+        ]
+
+        asked = {type(answer).DESCRIPTOR for answer in answers}
+        service = pb.DESCRIPTOR.services_by_name["CryptoService"]
+        assert asked == {method.output_type for method in service.methods}
+        for answer in answers:
+            assert (answer.served.region, answer.served.partition) == ("north", "p0")
+            assert answer.served.position == written.position
