@@ -14,6 +14,7 @@ pytest_plugins = (
     "tests.support.softhsm",
     "tests.support.partitions",
     "tests.support.canary",
+    "tests.support.issuing",
 )
 
 settings.register_profile(

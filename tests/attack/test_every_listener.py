@@ -28,7 +28,7 @@ import hsmvault.replication.v1.replication_service_pb2 as replication_pb
 from hsmvault.api.services import SERVICES
 from hsmvault.regions.certificates import Authority
 from hsmvault.regions.layout import PARTITIONS
-from tests.support.issuer import TestIssuer, running_issuer
+from tests.support.issuer import TestIssuer
 from tests.support.regions import FREE, LiveVault, founded_vault
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(300)]
@@ -40,12 +40,6 @@ ACCEPTING: Final = 0x10000
 Code: Final = grpc.StatusCode
 SILENT: Final = {Code.UNAVAILABLE}
 """No connection came about: TLS refused it."""
-
-
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestIssuer]:
-    with running_issuer(tmp_path_factory.mktemp("oidc") / "acme") as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

@@ -34,12 +34,6 @@ from tests.support.issuer import (
 
 
 @pytest.fixture(scope="module")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestIssuer]:
-    with running_issuer(tmp_path_factory.mktemp("oidc") / "acme") as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestIssuer]:
     """Another issuer, with another CA."""
     with running_issuer(tmp_path_factory.mktemp("oidc") / "other") as one:

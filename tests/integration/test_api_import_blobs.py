@@ -23,6 +23,7 @@ from hsmvault.v1.key_service_pb2 import (
 )
 from hsmvault.v1.resources_pb2 import Key
 from hsmvault.v1.resources_pb2 import KeySpec as SpecMessage
+from tests.support.clock import Clock
 from tests.support.importing import (
     begun,
     brought,
@@ -52,16 +53,6 @@ AES = KeySpec.of("oct", bits=256)
 SMALL = [spec for spec in SPECS if spec.bits <= RSA.bits]
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 STATE = grpc.StatusCode.FAILED_PRECONDITION
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now_ms = 1_800_000_000_000
-
-    def __call__(self) -> int:
-        return self.now_ms
 
 
 @pytest.fixture

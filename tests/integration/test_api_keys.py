@@ -1,7 +1,6 @@
 """The life of keys over real gRPC, mTLS and SQLite."""
 
 import base64
-import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from hsmvault.v1.key_service_pb2 import (
     UpdateKeyVersionRequest,
 )
 from hsmvault.v1.resources_pb2 import Key, KeySpec, KeyVersion
+from tests.support.clock import Clock
 from tests.support.served import (
     PAGE_KEY,
     VAULT_ID,
@@ -51,16 +51,6 @@ DAY_MS = 24 * 60 * 60 * 1000
 def north(tmp_path: Path) -> Iterator[Served]:
     with served(tmp_path) as one:
         yield one
-
-
-@dataclasses.dataclass
-class Clock:
-    """A wall clock that stands still until it is moved."""
-
-    now_ms: int = 1_700_000_000_000
-
-    def __call__(self) -> int:
-        return self.now_ms
 
 
 def _delete(north: Served, name: str) -> Key:
@@ -314,7 +304,7 @@ def test_an_update_of_what_cannot_change_is_refused(
 
 
 def test_dates_bound_what_makes_and_not_what_opens(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = Clock(1_700_000_000_000)
     with served(tmp_path, clock=clock) as north:
         make_key(
             north,
@@ -484,7 +474,7 @@ def test_no_key_is_exportable(north: Served) -> None:
 
 
 def test_purge_protection_holds_until_retention_has_ended(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = Clock(1_700_000_000_000)
     settings = VaultRecord(
         VAULT_ID, 1, 1, retention_days=7, purge_protection=True, page_key=PAGE_KEY
     )

@@ -1,6 +1,5 @@
 """Rotation policies, pending versions and deleted keys, as callers ask for them."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hsmvault.model.vault_records import VaultRecord
 from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1.resources_pb2 import Key, KeyVersion
 from hsmvault.vault.ports import FollowerState
+from tests.support.clock import START_MS, Clock
 from tests.support.served import (
     PAGE_KEY,
     VAULT_ID,
@@ -29,16 +29,7 @@ from tests.support.served import (
 
 INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 STATE = grpc.StatusCode.FAILED_PRECONDITION
-START_MS = 1_800_000_000_000
 NAME = "keys/k/rotationPolicy"
-
-
-@dataclasses.dataclass
-class Clock:
-    now_ms: int = START_MS
-
-    def __call__(self) -> int:
-        return self.now_ms
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from hsmvault.v1.key_service_pb2 import CreateKeyRequest, DeleteKeyRequest
 from hsmvault.v1.key_service_pb2 import PurgeKeyRequest as Purge
 from hsmvault.v1.region_service_pb2 import GetTopologyRequest
 from hsmvault.v1.resources_pb2 import Key, KeySpec, RoleAssignment
-from tests.support.issuer import TestIssuer, running_issuer
+from tests.support.issuer import TestIssuer
 from tests.support.served import (
     FakeManager,
     Served,
@@ -39,12 +39,6 @@ from tests.support.served import (
     served,
     signed,
 )
-
-
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestIssuer]:
-    with running_issuer(tmp_path_factory.mktemp("oidc") / "acme") as one:
-        yield one
 
 
 @contextmanager

@@ -19,19 +19,13 @@ import hsmvault as hsmvault_client
 from hsmvault.client.profile import Profile
 from hsmvault.model.errors import VaultError
 from hsmvault.v1.crypto_service_pb2 import BatchItem, SignRequest
-from tests.support.issuer import TestIssuer, make_key, running_issuer
+from tests.support.issuer import TestIssuer, make_key
 from tests.support.prompt import Ended, hsmvault
 from tests.support.regions import LiveVault, running_vault
 
 pytestmark = pytest.mark.softhsm
 
 Typed = Callable[..., Ended]
-
-
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestIssuer]:
-    with running_issuer(tmp_path_factory.mktemp("oidc") / "acme") as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

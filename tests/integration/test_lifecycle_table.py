@@ -13,19 +13,12 @@ from hsmvault.model.lifecycle import ANSWERS, OK, Standing
 from hsmvault.v1 import crypto_service_pb2 as crypto
 from hsmvault.v1 import key_service_pb2 as keys
 from hsmvault.v1.resources_pb2 import Key, KeySpec, KeyVersion
+from tests.support.clock import Clock
 from tests.support.served import Caller, Served, make_key, refusal, served
 
 NOW: Final = 1_800_000_000
 DIGEST: Final = bytes(32)
 EC_RPCS: Final = frozenset({"Sign", "Verify", "GetPublicKey"})
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_ms = NOW * 1000
-
-    def __call__(self) -> int:
-        return self.now_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +33,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("table"), clock=Clock()) as one:
+    with served(tmp_path_factory.mktemp("table"), clock=Clock(NOW * 1000)) as one:
         make_key(one, "target", "oct", bits=256)
         yield one
 

@@ -1,7 +1,6 @@
 """What was asked once is remembered for as long as the log, and in every region."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -10,20 +9,13 @@ import pytest
 from hsmvault.model.algorithms import KeySpec
 from hsmvault.model.rotation import DAY_MS
 from hsmvault.v1 import key_service_pb2 as keys
+from tests.support.clock import Clock
 from tests.support.importing import begun, carried
 from tests.support.incoming import outside
 from tests.support.served import Served, make_key, refusal, served
 
 TEN_YEARS_MS = 3650 * DAY_MS
 AES = KeySpec.of("oct", bits=256)
-
-
-@dataclass
-class Clock:
-    now_ms: int = 1_800_000_000_000
-
-    def __call__(self) -> int:
-        return self.now_ms
 
 
 @pytest.fixture

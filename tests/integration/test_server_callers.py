@@ -26,16 +26,10 @@ from hsmvault.regions.certificates import Authority, Certified
 from hsmvault.regions.layout import PARTITIONS
 from hsmvault.v1.region_service_pb2 import GetTopologyRequest
 from hsmvault.v1.region_service_pb2_grpc import RegionServiceStub
-from tests.support.issuer import TestIssuer, running_issuer
+from tests.support.issuer import TestIssuer
 from tests.support.regions import LiveVault, running_vault
 
 pytestmark = pytest.mark.softhsm
-
-
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestIssuer]:
-    with running_issuer(tmp_path_factory.mktemp("oidc") / "acme") as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

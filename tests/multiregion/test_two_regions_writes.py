@@ -46,7 +46,7 @@ from tests.support.callers import (
     sign,
 )
 from tests.support.cut import cut_off
-from tests.support.issuer import TestIssuer, running_issuer
+from tests.support.issuer import TestIssuer
 from tests.support.regions import FREE, LiveRegion, region_message
 from tests.support.served import Caller, error_info, refusal, refusal_in_time
 
@@ -56,13 +56,6 @@ BEHIND: Final = (grpc.StatusCode.UNAVAILABLE, "REGION_BEHIND")
 DENIED: Final = (grpc.StatusCode.PERMISSION_DENIED, "ACCESS_DENIED")
 NOT_PRIMARY: Final = (grpc.StatusCode.FAILED_PRECONDITION, "NOT_PRIMARY")
 ALL: Final = Durability(all_regions=True)
-
-
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestIssuer]:
-    """Of tokens that both regions believe."""
-    with running_issuer(tmp_path_factory.mktemp("oidc") / "acme") as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
